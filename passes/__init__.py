@@ -1,0 +1,27 @@
+"""Graph passes: each takes a model, and some a recipe, and does one thing to the graph.
+
+Every pass runs on any valid model, leaves a valid model, and does nothing where its work is already done.
+"""
+
+from sparsecc.passes.annotate import AnnotatePass
+from sparsecc.passes.count_active import CountActivePass, active_count_name
+from sparsecc.passes.fold_bias import FoldBiasPass
+from sparsecc.passes.insert_gather_active import InsertGatherActivePass
+from sparsecc.passes.insert_threshold import InsertThresholdPass
+from sparsecc.passes.limit_sparse_rows import LimitSparseRowsPass
+from sparsecc.passes.replace_matmul import ReplaceMatMulPass
+from sparsecc.passes.ship_functions import ShipFunctionsPass
+from sparsecc.passes.tap_values import TapValuesPass
+
+__all__ = [
+    "AnnotatePass",
+    "CountActivePass",
+    "FoldBiasPass",
+    "InsertGatherActivePass",
+    "InsertThresholdPass",
+    "LimitSparseRowsPass",
+    "ReplaceMatMulPass",
+    "ShipFunctionsPass",
+    "TapValuesPass",
+    "active_count_name",
+]

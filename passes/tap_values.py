@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+
+class TapValuesPass(ir.passes.InPlacePass):
+    """Make inner values of the graph its outputs, in the order given and instead of the outputs it had.
+
+    Raises:
+        ir.passes.PreconditionError: the graph has no value of that name.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+
+    def requires(self, model: ir.Model) -> None:
+        missing = set(self.names) - set(_values(model.graph))
+        if missing:
+            raise ir.passes.PreconditionError(f"the graph has no value named {sorted(missing)[0]}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        if tuple(output.name for output in model.graph.outputs) == self.names:
+            return ir.passes.PassResult(model, False)
+        values = _values(model.graph)
+        model.graph.outputs[:] = [values[name] for name in self.names]
+        return ir.passes.PassResult(model, True)
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    return {value.name: value for node in graph for value in node.outputs if value.name}

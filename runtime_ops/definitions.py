@@ -1,0 +1,64 @@
+"""The sparse operators as standard ONNX, in the domain ``ai.sparsecc`` version 1.
+
+Every function here is shipped inside each compiled model as a model-local function, so that the model runs wherever
+standard ONNX runs. The C++ kernels of :mod:`sparsecc.runtime_ops` replace the functions where their library is
+registered; these bodies are the specification that the kernels are tested against.
+"""
+
+import onnx
+import onnx_ir as ir
+from onnxscript import INT64, script
+from onnxscript import opset22 as op
+from onnxscript.onnx_types import FLOAT
+from onnxscript.values import Opset
+
+DOMAIN = "ai.sparsecc"
+VERSION = 1
+OPSET = Opset(DOMAIN, VERSION)
+
+
+@script(OPSET, default_opset=op)
+def Threshold(X: FLOAT[...], T: FLOAT[...], max_sparse_rows: int = 0) -> FLOAT[...]:
+    """Zero the entries of a hidden state that are too small to matter (TEAL, arXiv 2408.14690, equation 3).
+
+    Y = X where abs(X) >= T, else 0. X is [..., K]; T is [1], or [K] for one threshold per input channel. NaN is not
+    greater than any threshold, so it becomes 0. When X has more rows than ``max_sparse_rows`` (and that is not 0), X
+    passes through untouched: a prompt runs dense while decoding runs sparse.
+    """
+    limit = op.Constant(value_int=max_sparse_rows)
+    rows = op.ReduceProd(op.Shape(X, start=0, end=-1), keepdims=0)
+    is_dense = op.And(op.Greater(limit, op.Constant(value_int=0)), op.Greater(rows, limit))
+    kept = op.Or(op.GreaterOrEqual(op.Abs(X), T), is_dense)
+    return op.Where(kept, X, op.CastLike(op.Constant(value_float=0.0), X))
+
+
+@script(OPSET, default_opset=op)
+def GatherActive(Y: FLOAT[...]) -> tuple[FLOAT[...], INT64[...]]:
+    """Select the input channels that are non-zero in any row.
+
+    Y is [..., K]. Returns values [..., A] and indices [A] (int64, ascending), A being the number of active channels.
+    NaN counts as active.
+    """
+    is_active = op.Cast(op.Not(op.Equal(Y, op.CastLike(op.Constant(value_float=0.0), Y))), to=onnx.TensorProto.INT32)
+    by_channel = op.ReduceMax(op.Flatten(is_active, axis=-1), op.Constant(value_ints=[0]), keepdims=0)
+    indices = op.Squeeze(op.NonZero(by_channel), op.Constant(value_ints=[0]))
+    values = op.Gather(Y, indices, axis=-1)
+    return values, indices
+
+
+@script(OPSET, default_opset=op)
+def SparseMatMul(values: FLOAT[...], indices: INT64[...], W: FLOAT[...], bias: FLOAT[...]) -> FLOAT[...]:
+    """Multiply the active channels by their weight rows: values @ W[indices] + bias.
+
+    values is [..., A], indices [A], W [K, N], bias [N] and optional; the product is [..., N]. Only A of W's K rows are
+    read. Gemm is used because its C is optional as well, so one body serves nodes with and without a bias.
+    """
+    rows = op.Gather(W, indices, axis=0)
+    product = op.Gemm(op.Flatten(values, axis=-1), rows, bias)
+    shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(W, start=1), axis=0)
+    return op.Reshape(product, shape, allowzero=1)
+
+
+def model_local_functions() -> list[ir.Function]:
+    """The operators as functions that can be added to a model."""
+    return [ir.from_proto(function.to_function_proto()) for function in (Threshold, GatherActive, SparseMatMul)]

@@ -1,0 +1,177 @@
+"""The directories that sparsecc reads and writes: a model with everything that running it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparsecc.errors import SparseccError
+from sparsecc.model_file import load_model
+from sparsecc.recipe import parse_recipe_document
+from sparsecc.text import DEFAULT_WINDOW
+
+GENAI_CONFIG_NAME = "genai_config.json"
+RECIPE_NAME = "recipe.json"
+REPORT_NAME = "report.html"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A directory with an ONNX decoder, dense or sparse, as onnxruntime-genai loads it.
+
+    Attributes:
+        directory: the folder; everything that the model needs lies in it.
+        genai_config: the content of genai_config.json.
+    """
+
+    directory: Path
+    genai_config: dict[str, Any]
+
+    @property
+    def decoder(self) -> dict[str, Any]:
+        return dict(self.genai_config["model"]["decoder"])
+
+    @property
+    def model_path(self) -> Path:
+        return self.directory / str(self.decoder["filename"])
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens, prompt and generated, that the model can hold."""
+        return int(self.genai_config["model"]["context_length"])
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text the model is calibrated and evaluated on at once."""
+        return min(DEFAULT_WINDOW, self.context_length)
+
+    @property
+    def kv_heads(self) -> int:
+        return int(self.decoder["num_key_value_heads"])
+
+    @property
+    def head_size(self) -> int:
+        return int(self.decoder["head_size"])
+
+    @property
+    def logits_name(self) -> str:
+        """The graph output with the logits [1, S, vocabulary]."""
+        return str(self.decoder.get("outputs", {}).get("logits", "logits"))
+
+    @property
+    def ops_library(self) -> Path | None:
+        """The custom-op library that lies beside a sparse model."""
+        name = self.decoder.get("session_options", {}).get("custom_ops_library")
+        return self.directory / name if name else None
+
+    @property
+    def recipe_document(self) -> dict[str, Any] | None:
+        """The recipe as written, or None for a model that sparsecc did not make."""
+        path = self.directory / RECIPE_NAME
+        return parse_recipe_document(path.read_text("utf-8")) if path.is_file() else None
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """Check that a directory holds a whole model.
+
+    Raises:
+        SparseccError: the directory, its configuration, its weights, its tokenizer or its ops library is missing or
+            damaged.
+    """
+    config_path = directory / GENAI_CONFIG_NAME
+    if not directory.is_dir():
+        raise SparseccError(f"{directory} is not a directory; make one with `sparsecc compile MODEL -o {directory}`")
+    if not config_path.is_file():
+        raise SparseccError(f"{directory} holds no {GENAI_CONFIG_NAME}; make it with `sparsecc export` or `compile`")
+    try:
+        artifact = Artifact(directory, json.loads(config_path.read_text("utf-8")))
+        files = [artifact.model_path, artifact.ops_library]
+        _ = (artifact.context_length, artifact.kv_heads, artifact.head_size)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SparseccError(f"{config_path} is damaged ({error!r}); export or compile the model again") from error
+    for file in files:
+        if file is not None and file.parent.resolve() != directory.resolve():
+            raise SparseccError(f"{config_path} names {file}, outside the model's folder: refused")
+    if artifact.ops_library is not None and not artifact.ops_library.is_file():
+        raise SparseccError(f"{artifact.ops_library} is missing; compile the model again or copy the library there")
+    if not (directory / TOKENIZER_NAME).is_file():
+        raise SparseccError(f"{directory / TOKENIZER_NAME} is missing; export or compile the model again")
+    load_model(artifact.model_path)
+    return artifact
+
+
+def is_onnx_directory(directory: Path) -> bool:
+    """Whether a directory looks like an exported model, not like a checkpoint."""
+    return (directory / GENAI_CONFIG_NAME).is_file()
+
+
+@contextlib.contextmanager
+def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary sibling of ``target`` to write into, which becomes ``target`` when the block ends well.
+
+    Whatever goes wrong, ``target`` is untouched and the sibling is removed.
+
+    Raises:
+        SparseccError: ``target`` exists and may not be replaced, cannot be written beside, or the disk is full.
+    """
+    check_target(target, overwrite=overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise SparseccError(f"cannot write to {target.parent}: {error.strerror}") from error
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _replace(target, staging)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SparseccError(f"the disk is full: {target.parent} has no room for the model") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace anything but an empty directory, or a directory of ours with ``overwrite``.
+
+    Raises:
+        SparseccError: ``target`` must stay.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise SparseccError(f"{target} exists and is not a directory; choose another output directory")
+    if not any(target.iterdir()):
+        return
+    if not _is_ours(target):
+        raise SparseccError(f"{target} exists and was not made by sparsecc; choose another output directory")
+    if not overwrite:
+        raise SparseccError(f"{target} exists already; add --overwrite to replace it")
+
+
+def _is_ours(directory: Path) -> bool:
+    try:
+        parse_recipe_document((directory / RECIPE_NAME).read_text("utf-8"))
+    except (OSError, ValueError, SparseccError):
+        return False
+    return True
+
+
+def _replace(target: Path, staging: Path) -> None:
+    """Move the old directory aside first: a directory cannot be renamed onto a full one."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(aside / target.name)
+    staging.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""Find a Hugging Face checkpoint, on this disk or on the hub, and see that it is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from sparsecc.errors import SparseccError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+def find_checkpoint(model: str) -> Path:
+    """The local directory of a checkpoint given as a directory or as a hub id, downloaded if need be.
+
+    Only safetensors weights are taken: other formats are pickles, which run code when they are read.
+
+    Raises:
+        SparseccError: there is no such model, or its configuration or weights are missing or cut short.
+    """
+    directory = Path(model)
+    if not directory.exists() and _HUB_ID.fullmatch(model):
+        directory = _download(model)
+    if not directory.is_dir():
+        raise SparseccError(f"{model} is neither a directory nor a Hugging Face hub id; give one of them")
+    _check_config(directory)
+    _check_weights(directory)
+    return directory
+
+
+def parameter_count(checkpoint: Path) -> int:
+    """How many numbers the checkpoint's tensors hold."""
+    count = 0
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                size = 1
+                for extent in tensors.get_slice(name).get_shape():
+                    size *= extent
+                count += size
+    return count
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SparseccError(f"cannot get {hub_id} from the Hugging Face hub: {reason}") from error
+
+
+def _check_config(directory: Path) -> None:
+    config = _read_json(directory, "config.json")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise SparseccError(f"{directory / 'config.json'} names no architecture; give a causal language model")
+
+
+def _check_weights(directory: Path) -> None:
+    files = set(directory.glob("*.safetensors"))
+    index = "model.safetensors.index.json"
+    if (directory / index).is_file():
+        weight_map = _read_json(directory, index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise SparseccError(f"{directory / index} has no weight map; download the checkpoint again")
+        files |= {directory / Path(str(name)).name for name in weight_map.values()}
+    if not files:
+        raise SparseccError(f"{directory} holds no safetensors weights; convert the checkpoint to safetensors")
+    for file in sorted(files):
+        try:
+            with safe_open(file, "numpy"):
+                pass
+        except FileNotFoundError as error:
+            raise SparseccError(f"{file} is missing; download the checkpoint again") from error
+        except (SafetensorError, OSError) as error:
+            raise SparseccError(f"{file} is cut short or damaged ({error}); download the checkpoint again") from error
+
+
+def _read_json(directory: Path, name: str) -> dict[str, Any]:
+    path = directory / name
+    if not path.is_file():
+        raise SparseccError(f"{directory} is no model: it holds no {name}; give a Hugging Face checkpoint")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SparseccError(f"{path} is not valid JSON ({error}); download the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise SparseccError(f"{path} is not a JSON object; download the checkpoint again")
+    return content

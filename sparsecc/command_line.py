@@ -1,0 +1,302 @@
+"""The ``sparsecc`` command: each subcommand reads its options, calls one function and prints what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sparsecc.errors import SparseccError
+from sparsecc.methods import METHODS
+from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
+
+app = typer.Typer(
+    help="Compile a language model so that decoding never reads the weight rows it does not need.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+output = Console()
+
+
+class Weights(enum.StrEnum):
+    """The precisions that weights can be stored in."""
+
+    FP32 = "fp32"
+
+
+ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face directory or hub id.", metavar="MODEL")]
+ArtifactArgument = Annotated[Path, typer.Argument(help="A directory that sparsecc made.", metavar="DIR")]
+ArtifactsArgument = Annotated[list[Path], typer.Argument(help="Directories that sparsecc made.", metavar="DIR...")]
+OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The directory to make.", metavar="DIR")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if sparsecc made it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1)]
+TokensOption = Annotated[int, typer.Option(help="How many tokens of the text to read.", min=1)]
+
+
+@app.command(epilog="Example: `sparsecc export models/books-16m -o books-16m-dense`")
+def export(
+    model: ModelArgument,
+    output_directory: OutputOption,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a checkpoint to a dense ONNX decoder in fp32, checked against transformers."""
+    from sparsecc.export import export as export_model
+
+    with _one_line_errors():
+        artifact = export_model(model, output_directory, overwrite=overwrite)
+    _print({"artifact": str(artifact.directory)}, as_json, f"dense model in {artifact.directory}")
+
+
+@app.command(
+    epilog="Example: `sparsecc calibrate models/books-16m --text models/texts/calibration.txt -o books-16m.h5`"
+)
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, or a dense model from `sparsecc export`.", metavar="MODEL")
+    ],
+    output_file: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.", metavar="STATS.h5")],
+    text: Annotated[
+        Path | None, typer.Option(help="The text to calibrate on; sparsecc's own by default.", metavar="FILE.txt")
+    ] = None,
+    tokens: TokensOption = DEFAULT_TOKENS,
+    threads: ThreadsOption = 2,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Gather the statistics of a model's hidden states on a text, for `sparsecc compile --calibration`."""
+    from sparsecc.compilation import calibrate_to_file
+
+    with _one_line_errors():
+        statistics = calibrate_to_file(
+            model, output_file, text=text, tokens=tokens, threads=threads, overwrite=overwrite
+        )
+    facts = {"statistics": str(output_file), **dataclasses.asdict(statistics.calibration)}
+    _print(facts, as_json, f"statistics of {statistics.calibration.tokens:,} tokens in {output_file}")
+
+
+@app.command("compile", epilog="Example: `sparsecc compile models/books-16m -o books-16m-sparse --sparsity 0.5`")
+def compile_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face directory or hub id, or a dense ONNX decoder's directory.", metavar="MODEL"
+        ),
+    ],
+    output_directory: OutputOption,
+    method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
+    sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
+    weights: Annotated[Weights, typer.Option(help="The precision of the weights.")] = Weights.FP32,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A text or statistics to calibrate on.", metavar="FILE.txt|STATS.h5")
+    ] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="The text to measure quality on.", metavar="FILE.txt")] = None,
+    tokens: TokensOption = DEFAULT_TOKENS,
+    threads: ThreadsOption = 2,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure quality and speed of both models.")
+    ] = True,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a model: the main job. Makes a directory that runs wherever onnxruntime does."""
+    from sparsecc.compilation import compile_model
+
+    del weights
+    with _one_line_errors():
+        compilation = compile_model(
+            model,
+            output_directory,
+            method=method,
+            sparsity=sparsity,
+            calibration=calibration,
+            evaluation=evaluation,
+            tokens=tokens,
+            threads=threads,
+            measure=measure,
+            overwrite=overwrite,
+        )
+    _print(compilation.summary(), as_json, _compilation_table(compilation.summary()))
+
+
+@app.command(epilog='Example: `sparsecc generate books-16m-sparse --prompt "It was a dark night"`')
+def generate(
+    artifact: ArtifactArgument,
+    prompt: Annotated[str, typer.Option(help="The text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to generate at most.", min=1)] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; more is bolder.", min=0)] = 0.0,
+    threads: ThreadsOption = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a prompt, streaming the text as it is decoded."""
+    from sparsecc.artifact import open_artifact
+    from sparsecc.generation import generate as generate_text
+
+    with _one_line_errors():
+        pieces = generate_text(
+            open_artifact(artifact), prompt, max_new_tokens=max_new_tokens, temperature=temperature, threads=threads
+        )
+        if as_json:
+            _print({"prompt": prompt, "text": "".join(pieces)}, as_json, "")
+            return
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    print()
+
+
+@app.command(
+    "eval", epilog="Example: `sparsecc eval books-16m-dense books-16m-sparse --text models/texts/evaluation.txt`"
+)
+def eval_command(
+    artifacts: ArtifactsArgument,
+    text: Annotated[
+        Path | None, typer.Option(help="The text to evaluate on; sparsecc's own by default.", metavar="FILE.txt")
+    ] = None,
+    tokens: TokensOption = DEFAULT_TOKENS,
+    window: Annotated[int, typer.Option(help="Tokens of a window.", min=2)] = DEFAULT_WINDOW,
+    threads: ThreadsOption = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure perplexity and achieved sparsity, every token thresholded."""
+    from sparsecc.artifact import open_artifact
+    from sparsecc.evaluation import evaluate
+    from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+    results = []
+    with _one_line_errors():
+        opened = [open_artifact(directory) for directory in artifacts]
+        for artifact in opened:
+            tokenizer = load_tokenizer(artifact.directory)
+            windows = token_windows(text or shipped_text("evaluation"), tokenizer, tokens=tokens, window=window)
+            evaluation = evaluate(artifact, windows, threads=threads)
+            results.append({"artifact": str(artifact.directory), **dataclasses.asdict(evaluation)})
+    table = _table(
+        ("artifact", "perplexity", "sparsity", "tokens"),
+        [(r["artifact"], f"{r['perplexity']:.3f}", f"{r['sparsity']:.1%}", f"{r['tokens']:,}") for r in results],
+    )
+    _print({"results": results}, as_json, table)
+
+
+@app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --threads 2`")
+def bench(
+    artifacts: ArtifactsArgument,
+    threads: ThreadsOption = 2,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode in each round.", min=2)] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure decode and prompt speed of several models in turn, beside the floor that memory sets."""
+    from sparsecc.artifact import open_artifact
+    from sparsecc.benchmark import benchmark
+
+    with _one_line_errors():
+        opened = [open_artifact(directory) for directory in artifacts]
+        speeds, bandwidth = benchmark(opened, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    results = [{**dataclasses.asdict(speed), "artifact": str(speed.artifact)} for speed in speeds]
+    table = _table(
+        ("artifact", "decode tokens/s", "10 to 90 %", "ratio", "floor", "of floor", "prompt tokens/s"),
+        [
+            (
+                str(speed.artifact),
+                f"{speed.decode_tokens_per_s:.1f}",
+                f"{speed.decode_tokens_per_s_p10:.1f} to {speed.decode_tokens_per_s_p90:.1f}",
+                f"{speed.ratio:.2f}",
+                f"{speed.floor_tokens_per_s:.1f}",
+                f"{speed.decode_tokens_per_s / speed.floor_tokens_per_s:.0%}",
+                f"{speed.prefill_tokens_per_s:.0f}",
+            )
+            for speed in speeds
+        ],
+    )
+    table.caption = f"read bandwidth {bandwidth:.1f} GB/s on {threads} threads; floor = bytes a token over bandwidth"
+    _print({"results": results, "read_bandwidth_gb_s": bandwidth}, as_json, table)
+
+
+@app.command(epilog="Example: `sparsecc inspect books-16m-sparse`")
+def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
+    """Show what was done to each projection of a compiled model."""
+    from sparsecc.artifact import open_artifact
+    from sparsecc.inspection import inspect as inspect_artifact
+
+    with _one_line_errors():
+        projections = inspect_artifact(open_artifact(artifact))
+    rows = [
+        (
+            str(entry.layer),
+            entry.kind,
+            f"{entry.input_channels} x {entry.output_channels}",
+            entry.method or "dense",
+            f"{entry.target_sparsity:.1%}" if entry.target_sparsity is not None else "",
+            f"{entry.calibrated_sparsity:.1%}" if entry.calibrated_sparsity is not None else "",
+            " to ".join(f"{value:.4g}" for value in sorted(set(entry.threshold or ()))),
+        )
+        for entry in projections
+    ]
+    table = _table(("layer", "projection", "weights", "method", "target", "calibrated", "threshold"), rows)
+    _print({"projections": [dataclasses.asdict(entry) for entry in projections]}, as_json, table)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn a user's mistake into one line on standard error and exit code 2."""
+    try:
+        yield
+    except SparseccError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'the file system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("interrupted")
+
+
+def _fail(message: str) -> None:
+    print(f"sparsecc: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _print(facts: dict[str, Any], as_json: bool, shown: str | Table) -> None:
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        output.print(shown)
+
+
+def _compilation_table(summary: dict[str, Any]) -> Table:
+    table = _table(("", "dense", "sparse"), [])
+    measured = summary["measured"]
+    if measured:
+        for name, unit in (("perplexity", ""), ("decode_tokens_per_s", "tokens/s")):
+            row = measured[name]
+            table.add_row(
+                name.split("_")[0] + (f", {unit}" if unit else ""), f"{row['dense']:.2f}", f"{row['sparse']:.2f}"
+            )
+        table.add_row(
+            "speed-up",
+            "",
+            f"{measured['decode_tokens_per_s']['sparse'] / measured['decode_tokens_per_s']['dense']:.2f}",
+        )
+        table.add_row("projection weights not read", "0.0%", f"{measured['sparsity']:.1%}")
+        for kind, sparsity in measured["sparsity_by_kind"].items():
+            table.add_row(f"  {kind}", "0.0%", f"{sparsity:.1%}")
+    table.caption = f"model in {summary['artifact']}, report in {summary['report']}"
+    return table
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

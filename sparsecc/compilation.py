@@ -1,0 +1,246 @@
+"""The main job: from a checkpoint to a sparse model that runs, with what was gained and lost beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sparsecc.artifact import (
+    GENAI_CONFIG_NAME,
+    RECIPE_NAME,
+    REPORT_NAME,
+    Artifact,
+    check_target,
+    is_onnx_directory,
+    open_artifact,
+    staged_directory,
+)
+from sparsecc.benchmark import Speed, benchmark
+from sparsecc.calibration import calibrate_once, require_projections
+from sparsecc.checkpoint import find_checkpoint
+from sparsecc.errors import SparseccError
+from sparsecc.evaluation import Evaluation, evaluate
+from sparsecc.export import build_dense
+from sparsecc.methods import METHODS
+from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
+from sparsecc.projections import find_projections
+from sparsecc.recipe import Recipe
+from sparsecc.report import write_report
+from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
+from sparsecc.sparsify import sparsify
+from sparsecc.statistics import Statistics, read_statistics, write_statistics
+from sparsecc.text import DEFAULT_TOKENS, load_tokenizer, shipped_text, token_windows
+from sparsecc.versions import library_versions
+
+_STATISTICS_SUFFIXES = {".h5", ".hdf5"}
+_COMPANION_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
+"""Of the files beside a dense model: its configurations, its tokenizer and its chat template."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """What a compiled model does, beside the dense model it was made from, in the same run."""
+
+    dense: Evaluation
+    sparse: Evaluation
+    dense_speed: Speed
+    sparse_speed: Speed
+    read_bandwidth_gb_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """A compiled model: the artifact, the recipe that made it, and what was measured, if it was."""
+
+    artifact: Artifact
+    recipe: Recipe
+    measurements: Measurements | None
+
+    @property
+    def report(self) -> Path:
+        return self.artifact.directory / REPORT_NAME
+
+    def summary(self) -> dict[str, Any]:
+        """What the command prints, as JSON values."""
+        return {
+            "artifact": str(self.artifact.directory),
+            "report": str(self.report),
+            "method": self.recipe.method,
+            "target_sparsity": self.recipe.target_sparsity,
+            "measured": _measured_to_json(self.measurements),
+        }
+
+
+def compile_model(
+    model: str,
+    output: Path,
+    *,
+    method: str = "teal",
+    sparsity: float = 0.5,
+    calibration: Path | None = None,
+    evaluation: Path | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    threads: int = 2,
+    measure: bool = True,
+    overwrite: bool = False,
+) -> Compilation:
+    """Compile a Hugging Face checkpoint, or a dense ONNX decoder, to a self-contained sparse artifact.
+
+    Args:
+        model: a directory or a hub id.
+        output: the directory to make.
+        method: a name of :data:`sparsecc.methods.METHODS`.
+        sparsity: the share of input channels to skip, in [0, 1).
+        calibration: a UTF-8 text, or statistics that ``sparsecc calibrate`` wrote; sparsecc's own text by default.
+        evaluation: the text that quality is measured on; sparsecc's own by default.
+        tokens: how much of each text is read.
+        threads: the size of the intra-op pool.
+        measure: whether to measure perplexity and speed of both models.
+        overwrite: whether an artifact at ``output`` may be replaced.
+
+    Raises:
+        SparseccError: any of these is a mistake; nothing is written then.
+    """
+    _check_choices(method, sparsity)
+    check_target(output, overwrite=overwrite)
+    with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging) as scratch:
+        dense = open_dense(model, Path(scratch))
+        statistics = load_statistics(dense, calibration, tokens=tokens, threads=threads)
+        recipe = write_sparse_model(dense, statistics, method, sparsity, staging)
+        sparse = open_artifact(staging)
+        measurements = _measure(dense, sparse, evaluation, tokens, threads) if measure else None
+        recipe_json = recipe.to_json(_threshold_places(sparse), _measured_to_json(measurements))
+        (staging / RECIPE_NAME).write_text(recipe_json, "utf-8")
+        write_report(recipe, measurements, Path(model).name, staging / REPORT_NAME)
+    return Compilation(open_artifact(output), recipe, measurements)
+
+
+def calibrate_to_file(
+    model: str,
+    output: Path,
+    *,
+    text: Path | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    threads: int = 2,
+    overwrite: bool = False,
+) -> Statistics:
+    """Calibrate a checkpoint or a dense ONNX decoder and write the statistics to an HDF5 file.
+
+    Raises:
+        SparseccError: the model or the text is unusable, or ``output`` exists and ``overwrite`` is not set.
+    """
+    if output.exists() and not overwrite:
+        raise SparseccError(f"{output} exists already; add --overwrite to replace it")
+    if text is not None and text.suffix in _STATISTICS_SUFFIXES:
+        raise SparseccError(f"{text} is not a text; give a UTF-8 text file")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        statistics = load_statistics(open_dense(model, Path(scratch)), text, tokens=tokens, threads=threads)
+        staged = Path(scratch) / "statistics.h5"
+        write_statistics(statistics, staged)
+        staged.replace(output)
+    return statistics
+
+
+def open_dense(model: str, scratch: Path) -> Artifact:
+    """The dense artifact to compile: the model itself if it is one, else an export of it into ``scratch``.
+
+    Raises:
+        SparseccError: the model cannot be read or exported.
+    """
+    if is_onnx_directory(Path(model)):
+        return open_artifact(Path(model))
+    return build_dense(find_checkpoint(model), scratch)
+
+
+def load_statistics(dense: Artifact, calibration: Path | None, *, tokens: int, threads: int) -> Statistics:
+    """Statistics of a dense model: read from an HDF5 file, or gathered on a text.
+
+    Raises:
+        SparseccError: the file or the text is unusable, or the statistics are another model's.
+    """
+    require_projections(load_model(dense.model_path), dense.model_path)
+    source = calibration or shipped_text("calibration")
+    if source.suffix in _STATISTICS_SUFFIXES:
+        statistics = read_statistics(source)
+        if statistics.calibration.model_sha256 != model_sha256(dense.model_path):
+            raise SparseccError(f"{source} holds statistics of another model; run `sparsecc calibrate` on this one")
+        return statistics
+    windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
+    return calibrate_once(dense, windows, threads=threads)
+
+
+def write_sparse_model(
+    dense: Artifact, statistics: Statistics, method: str, sparsity: float, directory: Path
+) -> Recipe:
+    """Write the sparse model, the operators' library and all that lies beside a dense model into a directory."""
+    model = load_model(dense.model_path)
+    projections = require_projections(model, dense.model_path)
+    recipe = METHODS[method](projections, statistics, sparsity)
+    recipe = dataclasses.replace(recipe, versions=library_versions())
+    sparsify(model, recipe)
+    save_model(model, directory)
+    for file in dense.directory.iterdir():
+        if file.is_file() and file.suffix in _COMPANION_SUFFIXES and file.name != RECIPE_NAME:
+            shutil.copy(file, directory)
+    shutil.copy(ops_library_path(), directory)
+    _write_genai_config(dense, directory)
+    return recipe
+
+
+def _threshold_places(artifact: Artifact) -> dict[str, str]:
+    """The initializer that holds each projection's threshold; projections may share one."""
+    projections = find_projections(load_model(artifact.model_path).graph)
+    thresholds = {projection.name: projection.threshold for projection in projections}
+    return {name: str(node.inputs[1].name) for name, node in thresholds.items() if node and node.inputs[1]}
+
+
+def _write_genai_config(dense: Artifact, directory: Path) -> None:
+    config = json.loads(json.dumps(dense.genai_config))
+    decoder = config["model"]["decoder"]
+    decoder["filename"] = MODEL_NAME
+    decoder.setdefault("session_options", {})["custom_ops_library"] = OPS_LIBRARY_NAME
+    (directory / GENAI_CONFIG_NAME).write_text(json.dumps(config, indent=4) + "\n", "utf-8")
+
+
+def _check_choices(method: str, sparsity: float) -> None:
+    if method not in METHODS:
+        raise SparseccError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+    if not 0 <= sparsity < 1:
+        raise SparseccError(f"sparsity {sparsity} is not in [0, 1); 0.5 skips half of the weight rows")
+
+
+def _scratch_directory(beside: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"{beside.name}-dense-", dir=beside.parent)
+
+
+def _measure(dense: Artifact, sparse: Artifact, evaluation: Path | None, tokens: int, threads: int) -> Measurements:
+    source = evaluation or shipped_text("evaluation")
+    windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
+    speeds, bandwidth = benchmark([dense, sparse], threads=threads)
+    return Measurements(
+        dense=evaluate(dense, windows, threads=threads),
+        sparse=evaluate(sparse, windows, threads=threads),
+        dense_speed=speeds[0],
+        sparse_speed=speeds[1],
+        read_bandwidth_gb_s=bandwidth,
+    )
+
+
+def _measured_to_json(measurements: Measurements | None) -> dict[str, Any] | None:
+    if measurements is None:
+        return None
+    return {
+        "perplexity": {"dense": measurements.dense.perplexity, "sparse": measurements.sparse.perplexity},
+        "sparsity": measurements.sparse.sparsity,
+        "sparsity_by_kind": dict(measurements.sparse.sparsity_by_kind),
+        "decode_tokens_per_s": {
+            "dense": measurements.dense_speed.decode_tokens_per_s,
+            "sparse": measurements.sparse_speed.decode_tokens_per_s,
+        },
+        "read_bandwidth_gb_s": measurements.read_bandwidth_gb_s,
+    }

@@ -1,0 +1,116 @@
+"""Export a checkpoint to a dense ONNX decoder, and check that it computes what transformers computes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.artifact import RECIPE_NAME, Artifact, is_onnx_directory, open_artifact, staged_directory
+from sparsecc.checkpoint import find_checkpoint, parameter_count
+from sparsecc.errors import SparseccError
+from sparsecc.progress import console
+from sparsecc.recipe import Recipe
+from sparsecc.session import open_session, prompt_inputs
+from sparsecc.text import load_tokenizer, shipped_text
+from sparsecc.versions import library_versions
+
+LOGITS_TOLERANCE = 1e-4
+"""The largest error of exported logits that is taken for rounding, relative to the largest logit."""
+_COMPARED_TOKENS = 128
+_BYTES_PER_PARAMETER = 4
+
+
+def export(model: str, output: Path, *, overwrite: bool = False) -> Artifact:
+    """Export a Hugging Face directory or hub id to a dense artifact in fp32.
+
+    Raises:
+        SparseccError: the checkpoint is missing, damaged or of an architecture that cannot be exported, or the output
+            directory may not be written.
+    """
+    if is_onnx_directory(Path(model)):
+        raise SparseccError(f"{model} is an ONNX model already; give a Hugging Face checkpoint")
+    checkpoint = find_checkpoint(model)
+    with staged_directory(output, overwrite=overwrite) as staging:
+        build_dense(checkpoint, staging)
+    return open_artifact(output)
+
+
+def build_dense(checkpoint: Path, directory: Path) -> Artifact:
+    """Write a checked dense artifact into an existing directory.
+
+    Raises:
+        SparseccError: the architecture cannot be exported, the disk is too small, or the export is wrong.
+    """
+    needed = parameter_count(checkpoint) * _BYTES_PER_PARAMETER
+    if shutil.disk_usage(directory).free < needed:
+        raise SparseccError(f"the disk is full: exporting needs {needed / 1e9:.1f} GB in {directory.parent}")
+    with console.status("exporting to ONNX"):
+        _run_model_builder(checkpoint, directory)
+    recipe = Recipe("dense", 0.0, versions=library_versions())
+    (directory / RECIPE_NAME).write_text(recipe.to_json(), "utf-8")
+    artifact = open_artifact(directory)
+    with console.status("checking the export against transformers"):
+        error = logits_error(checkpoint, artifact)
+    if not error < LOGITS_TOLERANCE:
+        raise SparseccError(
+            f"the exported model's logits differ from transformers' by {error:.1e} (relative): "
+            "onnxruntime-genai's builder does not serve this checkpoint"
+        )
+    return artifact
+
+
+def logits_error(checkpoint: Path, artifact: Artifact) -> float:
+    """The largest difference between onnxruntime's logits and transformers', over the largest logit, on real text."""
+    text = shipped_text("evaluation").read_text("utf-8")
+    length = min(_COMPARED_TOKENS, artifact.context_length)
+    token_ids = load_tokenizer(artifact.directory).encode(text, add_special_tokens=False).ids[:length]
+    expected = _transformers_logits(checkpoint, token_ids)
+    session = open_session(artifact.model_path, ops_library=artifact.ops_library, prepack=False)
+    inputs = prompt_inputs(session, token_ids, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
+    actual = session.run([artifact.logits_name], inputs)[0][0]
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def _transformers_logits(checkpoint: Path, token_ids: list[int]) -> NDArray[np.float32]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()
+    return logits
+
+
+def _run_model_builder(checkpoint: Path, directory: Path) -> None:
+    """In a process of its own: it gives its memory back, and its chatter stays off standard output."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        command += ["-i", str(checkpoint), "-o", str(directory), "-p", "fp32", "-e", "cpu", "-c", cache]
+        process = subprocess.run(
+            command,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    if process.returncode != 0:
+        raise SparseccError(_builder_failure(checkpoint, process.stdout))
+
+
+def _builder_failure(checkpoint: Path, log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    reason = lines[-1] if lines else "no message"
+    if "No space left" in log:
+        return "the disk is full: there is no room for the exported model"
+    if reason.startswith("NotImplementedError"):
+        return f"{checkpoint}: onnxruntime-genai's model builder does not support this architecture"
+    return f"{checkpoint} cannot be exported: {reason}"

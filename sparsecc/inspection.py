@@ -1,0 +1,66 @@
+"""What was done to a compiled model, projection by projection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from sparsecc.artifact import RECIPE_NAME, Artifact
+from sparsecc.errors import SparseccError
+from sparsecc.model_file import load_model
+from sparsecc.projections import find_projections
+from sparsecc.recipe import recipe_from_json
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectedProjection:
+    """One projection of a compiled model; the last four are None where it runs dense."""
+
+    name: str
+    layer: int
+    kind: str
+    input_channels: int
+    output_channels: int
+    method: str | None
+    target_sparsity: float | None
+    calibrated_sparsity: float | None
+    threshold: tuple[float, float] | None
+    """The smallest and the largest of its thresholds."""
+
+
+def inspect(artifact: Artifact) -> list[InspectedProjection]:
+    """The projections of an artifact in graph order, with what its recipe did to each.
+
+    Raises:
+        SparseccError: the recipe is damaged or names a projection that the model does not have.
+    """
+    graph = load_model(artifact.model_path).graph
+    tensors = {name: value.const_value for name, value in graph.initializers.items()}
+    thresholds = {name: tensor.numpy() for name, tensor in tensors.items() if tensor and name.endswith("/T")}
+    recipe_path = artifact.directory / RECIPE_NAME
+    entries: Mapping[str, Any] = {}
+    if recipe_path.is_file():
+        recipe = recipe_from_json(recipe_path.read_text("utf-8"), thresholds)
+        entries = {entry.name: entry for entry in recipe.projections}
+    projections = find_projections(graph)
+    unknown = set(entries) - {projection.name for projection in projections}
+    if unknown:
+        raise SparseccError(f"{recipe_path} names {min(unknown)}, which the model does not have; compile it again")
+    inspected = []
+    for projection in projections:
+        entry = entries.get(projection.name)
+        inspected.append(
+            InspectedProjection(
+                name=projection.name,
+                layer=projection.layer,
+                kind=projection.kind,
+                input_channels=projection.channels,
+                output_channels=projection.outputs,
+                method=entry.method if entry else None,
+                target_sparsity=entry.target_sparsity if entry else None,
+                calibrated_sparsity=entry.calibrated_sparsity if entry else None,
+                threshold=(float(entry.threshold.min()), float(entry.threshold.max())) if entry else None,
+            )
+        )
+    return inspected

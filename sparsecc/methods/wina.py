@@ -1,0 +1,37 @@
+"""WINA, weight-informed neuron activation (Chen et al., arXiv 2505.19427)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.methods.calibrated_threshold import calibrated_threshold
+from sparsecc.projections import Projection
+from sparsecc.recipe import Recipe
+from sparsecc.statistics import Statistics
+
+
+def wina(projections: Sequence[Projection], statistics: Statistics, sparsity: float) -> Recipe:
+    """Keep channel k where abs(x_k) * norm2(w_k) >= t, with t the ``sparsity`` quantile of that score.
+
+    The paper keeps the top scores of each token; a calibrated t keeps the same share on average and needs no sorting.
+    The norm is folded into a threshold per channel, T_k = t / norm2(w_k). A fused projection is one matrix here, so
+    its rows are as long as all that they feed.
+    """
+    entries = []
+    for projection in projections:
+        seen = statistics.projections[projection.name]
+        entry = calibrated_threshold(projection, "wina", sparsity, seen.weighted_magnitudes)
+        entries.append(dataclasses.replace(entry, threshold=_per_channel(entry.threshold, seen.row_norms)))
+    return Recipe("wina", sparsity, tuple(entries), statistics.calibration)
+
+
+def _per_channel(threshold: NDArray[np.float32], row_norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A row of zeros adds nothing whatever its channel holds, so its threshold is infinite; t = 0 keeps all, once."""
+    if threshold[0] == 0:
+        return threshold
+    with np.errstate(divide="ignore"):
+        return threshold / row_norms

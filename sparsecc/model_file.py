@@ -1,0 +1,81 @@
+"""Read and write ONNX files with external data, trusting nothing that a file says about where its data lies."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from sparsecc.errors import SparseccError
+
+MODEL_NAME = "model.onnx"
+DATA_NAME = "model.onnx.data"
+ALIGNMENT = 4096
+"""Bytes. Weights start on a page, so that the memory map serves them in place."""
+_SMALLEST_EXTERNAL_TENSOR = 1024
+"""Bytes. What is smaller stays in the graph file, where a viewer shows it; scalar thresholds do."""
+_READ_BYTES = 1 << 24
+
+
+def load_model(path: Path) -> ir.Model:
+    """Load a graph whose weights stay on disk until they are used.
+
+    Raises:
+        SparseccError: the file is missing or no ONNX model, or its external data is missing, cut short or outside the
+            model's folder.
+    """
+    if not path.is_file():
+        raise SparseccError(f"{path} does not exist")
+    try:
+        model = ir.load(path)
+    except (DecodeError, ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        raise SparseccError(f"{path} is not a readable ONNX model; export it again") from error
+    for tensor in _external_tensors(model):
+        _check_external_tensor(tensor, path.parent)
+    return model
+
+
+def save_model(model: ir.Model, directory: Path) -> None:
+    """Write ``model.onnx`` and ``model.onnx.data`` into a directory, the weights page-aligned."""
+    ir.save(
+        model,
+        directory / MODEL_NAME,
+        external_data=DATA_NAME,
+        size_threshold_bytes=_SMALLEST_EXTERNAL_TENSOR,
+        alignment=ALIGNMENT,
+        align_threshold=_SMALLEST_EXTERNAL_TENSOR,
+    )
+
+
+def model_sha256(path: Path) -> str:
+    """The hash of a graph file and of all the data files that it names, in the order of their names."""
+    model = load_model(path)
+    locations = sorted({str(tensor.location) for tensor in _external_tensors(model)})
+    digest = hashlib.sha256()
+    for file in [path, *(path.parent / location for location in locations)]:
+        with file.open("rb") as stream:
+            while block := stream.read(_READ_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _check_external_tensor(tensor: ir.ExternalTensor, directory: Path) -> None:
+    location = Path(tensor.location)
+    file = (directory / location).resolve()
+    if location.is_absolute() or not file.is_relative_to(directory.resolve()):
+        raise SparseccError(f"tensor {tensor.name} keeps its data in {location}, outside the model's folder: refused")
+    if not file.is_file():
+        raise SparseccError(f"{directory / location} is missing; copy it beside the model or compile again")
+    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
+    if offset < 0 or length != tensor.nbytes or offset + length > file.stat().st_size:
+        raise SparseccError(
+            f"{directory / location} is cut short or does not fit its model: tensor {tensor.name} ends at byte "
+            f"{offset + tensor.nbytes} of {file.stat().st_size}; copy or compile it again"
+        )

@@ -1,0 +1,258 @@
+"""Find the projections of a decoder: the weight matrices that sparsity can skip rows of.
+
+They are found by what the graph connects, not by what it calls things: q, k and v feed an attention operator, o reads
+its result, gate and up meet in a product of which one side went through an activation, down reads that product. Names
+only label what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_OPS = {"GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention"}
+ACTIVATION_OPS = {"Sigmoid", "Relu", "Gelu", "FastGelu", "QuickGelu", "Silu", "Swish", "BiasGelu", "Tanh", "Erf"}
+SPARSE_DOMAIN = "ai.sparsecc"
+SELECTION_OPS = {"Threshold", "GatherActive"}
+PASS_THROUGH_OPS = SELECTION_OPS | {  # what may lie between a projection and the operator that gives it its meaning
+    "Add",
+    "Cast",
+    "Div",
+    "Identity",
+    "LayerNormalization",
+    "Pow",
+    "Reshape",
+    "RMSNormalization",
+    "RotaryEmbedding",
+    "SimplifiedLayerNormalization",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """A matrix product of a hidden state with a constant weight W[K, N].
+
+    Attributes:
+        name: the label of the node without its operator, as in ``/model/layers.0/mlp/gate_proj``; unique in the model.
+        layer: the index of the decoder layer, from 0.
+        kind: ``q``, ``k``, ``v``, ``qkv`` (fused), ``o``, ``gate``, ``up``, ``gate_up`` (fused) or ``down``.
+        node: the MatMul, or the SparseMatMul that replaced it.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    node: ir.Node
+
+    @property
+    def input(self) -> ir.Value:
+        """The hidden state [..., K] that is multiplied, before any threshold."""
+        value = _before_selection(self.node.inputs[0])
+        assert value is not None
+        return value
+
+    @property
+    def threshold(self) -> ir.Node | None:
+        """The Threshold before this projection, if it has one."""
+        value = self.node.inputs[0]
+        while value is not None and (producer := value.producer()) is not None:
+            if producer.op_type == "Threshold":
+                return producer
+            value = producer.inputs[0] if producer.op_type in SELECTION_OPS else None
+        return None
+
+    @property
+    def weight(self) -> ir.Value:
+        """The initializer W[K, N]."""
+        value = _weight(self.node)
+        assert value is not None
+        return value
+
+    @property
+    def channels(self) -> int:
+        """K, the number of input channels."""
+        return self._weight_shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """N, the number of output channels."""
+        return self._weight_shape[1]
+
+    @property
+    def _weight_shape(self) -> tuple[int, int]:
+        weight = self.weight.const_value
+        assert weight is not None
+        rows, columns = weight.shape.numpy()
+        return rows, columns
+
+
+def find_projections(graph: ir.Graph) -> list[Projection]:
+    """The projections of a decoder in graph order; the language-model head is none of them.
+
+    A matrix product with a constant weight that serves neither attention nor a feed-forward network is left alone.
+    """
+    found: dict[ir.Node, tuple[int, str]] = {}
+    for layer, attention in enumerate(node for node in graph if _is_attention(node)):
+        for node, kind in _attention_projections(attention):
+            found.setdefault(node, (layer, kind))
+    for layer, (down, sources) in enumerate(_feed_forward_networks(graph, set(found))):
+        for node, kind in [*sources, (down, "down")]:
+            found.setdefault(node, (layer, kind))
+    projections = []
+    taken: set[str] = set()
+    for node in graph:
+        if node in found:
+            layer, kind = found[node]
+            projections.append(Projection(_unique_label(node, layer, kind, taken), layer, kind, node))
+    return projections
+
+
+def is_linear(node: ir.Node) -> bool:
+    """Whether a node multiplies a hidden state by a constant float32 matrix, sparsely or not."""
+    weight = _weight(node)
+    tensor = weight.const_value if weight is not None else None
+    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype == ir.DataType.FLOAT
+
+
+def _weight(node: ir.Node) -> ir.Value | None:
+    if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2:
+        return node.inputs[1]
+    if node.op_type == "SparseMatMul" and node.domain == SPARSE_DOMAIN:
+        return node.inputs[2]
+    return None
+
+
+def _before_selection(value: ir.Value | None) -> ir.Value | None:
+    """The hidden state that a Threshold and a GatherActive select from."""
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in SELECTION_OPS:
+        value = producer.inputs[0]
+    return value
+
+
+def _is_attention(node: ir.Node) -> bool:
+    return node.op_type in ATTENTION_OPS
+
+
+def _attention_projections(attention: ir.Node) -> Iterator[tuple[ir.Node, str]]:
+    sources = [_linear_behind(value) for value in attention.inputs[:3]]
+    query, key, value = (*sources, None, None)[:3]
+    if query is not None and key in (None, query) and value in (None, query):
+        yield query, "qkv"
+    else:
+        yield from ((node, kind) for node, kind in zip((query, key, value), "qkv", strict=True) if node is not None)
+    for node in _linears_ahead(attention.outputs[0]):
+        yield node, "o"
+
+
+def _feed_forward_networks(
+    graph: ir.Graph, attention_projections: set[ir.Node]
+) -> Iterator[tuple[ir.Node, list[tuple[ir.Node, str]]]]:
+    """Each down projection with the projections behind its input: gate and up, or up alone where nothing is gated."""
+    for node in graph:
+        if not is_linear(node) or node in attention_projections:
+            continue
+        sources = _gated_sources(node.inputs[0]) or _activated_source(node.inputs[0])
+        if sources and not attention_projections.intersection(source for source, _ in sources):
+            yield node, sources
+
+
+def _gated_sources(product: ir.Value | None) -> list[tuple[ir.Node, str]]:
+    """gate and up, where ``product`` is activation(gate) * up."""
+    product = _before_selection(product)
+    multiply = product.producer() if product is not None else None
+    if multiply is None or multiply.op_type != "Mul":
+        return []
+    sides = [_linear_behind_activation(value) for value in multiply.inputs]
+    gates = [linear for linear, is_activated in sides if is_activated]
+    ups = [linear for linear, is_activated in sides if not is_activated]
+    if len(gates) != 1 or len(ups) != 1 or gates[0] is None or ups[0] is None:
+        return []
+    if gates[0] is ups[0]:
+        return [(gates[0], "gate_up")]
+    return [(gates[0], "gate"), (ups[0], "up")]
+
+
+def _activated_source(hidden: ir.Value | None) -> list[tuple[ir.Node, str]]:
+    """up, where ``hidden`` is activation(up) and nothing gates it."""
+    linear, is_activated = _linear_behind_activation(hidden)
+    return [(linear, "up")] if linear is not None and is_activated else []
+
+
+def _linear_behind(value: ir.Value | None) -> ir.Node | None:
+    """The projection whose product reaches ``value`` through nothing but reshaping, bias, norm or rotation."""
+    linear, is_activated = _linear_behind_activation(value)
+    return None if is_activated else linear
+
+
+def _linear_behind_activation(value: ir.Value | None) -> tuple[ir.Node | None, bool]:
+    """The projection behind ``value`` and whether an activation lies between them.
+
+    SiLU written as x * sigmoid(x), and GELU written out with Tanh or Erf, are products whose sides share one
+    projection; the activation is then on one of the sides.
+    """
+    is_activated = False
+    while value is not None:
+        node = value.producer()
+        if node is None:
+            return None, False
+        if is_linear(node):
+            return node, is_activated
+        if node.op_type in ACTIVATION_OPS:
+            is_activated = True
+        elif node.op_type == "Mul":
+            return _shared_projection(node, is_activated)
+        elif node.op_type not in PASS_THROUGH_OPS:
+            return None, False
+        value = _hidden_state_input(node)
+    return None, False
+
+
+def _shared_projection(multiply: ir.Node, is_activated: bool) -> tuple[ir.Node | None, bool]:
+    sides = [_linear_behind_activation(value) for value in multiply.inputs if not _is_constant(value)]
+    linears = {linear for linear, _ in sides}
+    if len(linears) != 1:
+        return None, False
+    return linears.pop(), is_activated or any(side_is_activated for _, side_is_activated in sides)
+
+
+def _hidden_state_input(node: ir.Node) -> ir.Value | None:
+    """The one input that is neither constant nor absent; a residual sum has two and leads nowhere."""
+    candidates = [value for value in node.inputs if value is not None and not _is_constant(value)]
+    if node.op_type == "Add":
+        return candidates[0] if len(candidates) == 1 else None
+    return candidates[0] if candidates else None
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    if value is None or value.const_value is not None:
+        return True
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Constant"
+
+
+def _linears_ahead(value: ir.Value) -> list[ir.Node]:
+    """The projections that read ``value``, directly or through reshaping."""
+    linears = []
+    for node in value.consumers():
+        if is_linear(node) and node.inputs[0] is value:
+            linears.append(node)
+        elif node.op_type in PASS_THROUGH_OPS and node.op_type != "Add" and node.outputs:
+            linears.extend(_linears_ahead(node.outputs[0]))
+    return linears
+
+
+def _unique_label(node: ir.Node, layer: int, kind: str, taken: set[str]) -> str:
+    label = (node.name or "").removesuffix("/MatMul").removesuffix("/SparseMatMul") or f"/layers.{layer}/{kind}"
+    while label in taken:
+        label += "_"
+    taken.add(label)
+    return label

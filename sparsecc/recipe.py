@@ -1,0 +1,147 @@
+"""The recipe: what a method decided for every projection, and all that a pass needs to know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.errors import SparseccError
+
+FORMAT = "sparsecc-recipe"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionRecipe:
+    """What to do to one projection.
+
+    Attributes:
+        name, layer, kind: the projection, as :class:`sparsecc.projections.Projection` describes it.
+        method: the method that set the threshold.
+        target_sparsity: the share of input channels the method was asked to skip, in [0, 1).
+        calibrated_sparsity: the share that the threshold skips on the calibration text.
+        threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    method: str
+    target_sparsity: float
+    calibrated_sparsity: float
+    threshold: NDArray[np.float32] = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Where the statistics behind a recipe came from."""
+
+    text_sha256: str
+    model_sha256: str
+    tokens: int
+    window: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A method's decisions for a whole model. A dense model has a recipe without projections."""
+
+    method: str
+    target_sparsity: float
+    projections: tuple[ProjectionRecipe, ...] = ()
+    calibration: Calibration | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
+        """The recipe as JSON text.
+
+        Args:
+            places: for each projection the initializer of the compiled model that holds its threshold. It is written
+                where the threshold is one per channel; a scalar is written as a number.
+            measured: what was seen on an evaluation text, written as it is.
+        """
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "method": self.method,
+            "target_sparsity": self.target_sparsity,
+            "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
+            "versions": dict(self.versions),
+            "projections": [_projection_to_json(projection, places or {}) for projection in self.projections],
+        }
+        if measured:
+            document["measured"] = dict(measured)
+        return json.dumps(document, indent=1) + "\n"
+
+
+def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
+    """Read a recipe back; ``initializers`` are the compiled model's, where thresholds per channel are kept.
+
+    Raises:
+        SparseccError: the text is no recipe, has another version, or names what is not there.
+    """
+    document = parse_recipe_document(text)
+    try:
+        calibration = document["calibration"]
+        return Recipe(
+            method=str(document["method"]),
+            target_sparsity=float(document["target_sparsity"]),
+            projections=tuple(_projection_from_json(entry, initializers) for entry in document["projections"]),
+            calibration=Calibration(**calibration) if calibration else None,
+            versions={str(key): str(value) for key, value in document["versions"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SparseccError(f"the recipe is damaged ({error!r}); compile the model again") from error
+
+
+def parse_recipe_document(text: str) -> dict[str, Any]:
+    """The JSON object of a recipe, checked to be one of this version.
+
+    Raises:
+        SparseccError: it is not.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise SparseccError(f"the recipe is not valid JSON ({error}); compile the model again") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise SparseccError("this is no sparsecc recipe; compile the model again")
+    if document.get("version") != VERSION:
+        raise SparseccError(
+            f"the recipe has version {document.get('version')}, this sparsecc reads version {VERSION}; "
+            "compile the model again"
+        )
+    return document
+
+
+def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str]) -> dict[str, Any]:
+    threshold = projection.threshold
+    scalar = float(threshold[0]) if threshold.size == 1 else None
+    return {
+        "name": projection.name,
+        "layer": projection.layer,
+        "kind": projection.kind,
+        "method": projection.method,
+        "target_sparsity": projection.target_sparsity,
+        "calibrated_sparsity": projection.calibrated_sparsity,
+        "threshold": {"initializer": places[projection.name]} if scalar is None else scalar,
+    }
+
+
+def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> ProjectionRecipe:
+    threshold = entry["threshold"]
+    place = threshold["initializer"] if isinstance(threshold, dict) else None
+    return ProjectionRecipe(
+        name=str(entry["name"]),
+        layer=int(entry["layer"]),
+        kind=str(entry["kind"]),
+        method=str(entry["method"]),
+        target_sparsity=float(entry["target_sparsity"]),
+        calibrated_sparsity=float(entry["calibrated_sparsity"]),
+        threshold=np.array([threshold], np.float32) if place is None else initializers[place],
+    )

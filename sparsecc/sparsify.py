@@ -1,0 +1,42 @@
+"""Apply a recipe to a dense graph."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from sparsecc.errors import SparseccError
+from sparsecc.passes import (
+    AnnotatePass,
+    FoldBiasPass,
+    InsertGatherActivePass,
+    InsertThresholdPass,
+    LimitSparseRowsPass,
+    ReplaceMatMulPass,
+    ShipFunctionsPass,
+)
+from sparsecc.recipe import Recipe
+
+MAX_SPARSE_ROWS = 4
+"""Rows up to which a compiled model is sparse: of more rows' active channels the union is nearly every channel."""
+
+
+def sparsify(model: ir.Model, recipe: Recipe) -> None:
+    """Rewrite a dense model in place: Threshold -> GatherActive -> SparseMatMul for every projection of the recipe.
+
+    Raises:
+        SparseccError: the recipe does not fit the model.
+    """
+    passes = (
+        InsertThresholdPass(recipe),
+        LimitSparseRowsPass(MAX_SPARSE_ROWS),
+        InsertGatherActivePass(),
+        ReplaceMatMulPass(),
+        FoldBiasPass(),
+        AnnotatePass(recipe),
+        ShipFunctionsPass(),
+    )
+    try:
+        for graph_pass in passes:
+            graph_pass(model)
+    except ir.passes.PreconditionError as error:
+        raise SparseccError(f"the recipe does not fit the model: {error}") from error

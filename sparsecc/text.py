@@ -1,0 +1,88 @@
+"""Text as windows of tokens, the unit of calibration and of perplexity."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from sparsecc.errors import SparseccError
+
+DEFAULT_TOKENS = 32_768
+DEFAULT_WINDOW = 1_024
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWindows:
+    """The first tokens of a text, cut into windows that do not overlap.
+
+    Attributes:
+        ids: int64 [windows, window].
+        text_sha256: the hash of the text's bytes.
+    """
+
+    ids: NDArray[np.int64]
+    text_sha256: str
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ids.size)
+
+    @property
+    def window(self) -> int:
+        return int(self.ids.shape[1])
+
+
+def shipped_text(name: str) -> Path:
+    """The text that sparsecc ships: ``calibration`` or ``evaluation``, public-domain English prose."""
+    return Path(str(importlib.resources.files("sparsecc.texts").joinpath(f"{name}.txt")))
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a model directory, set to tokenize texts of any length.
+
+    Raises:
+        SparseccError: there is no readable tokenizer.json.
+    """
+    path = directory / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise SparseccError(f"{path} is not a readable tokenizer ({error}); export the model again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def token_windows(
+    text_path: Path, tokenizer: Tokenizer, *, tokens: int = DEFAULT_TOKENS, window: int = DEFAULT_WINDOW
+) -> TokenWindows:
+    """Tokenize a text whole, without special tokens, and cut its first ``tokens`` tokens into whole windows.
+
+    A shorter text gives the windows it has.
+
+    Raises:
+        SparseccError: the text cannot be read, is not UTF-8, or is shorter than one window.
+    """
+    try:
+        content = text_path.read_bytes()
+        text = content.decode("utf-8")
+    except FileNotFoundError as error:
+        raise SparseccError(f"{text_path} does not exist; give a UTF-8 text file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SparseccError(f"{text_path} is not a readable UTF-8 text file") from error
+    ids = tokenizer.encode(text, add_special_tokens=False).ids[:tokens]
+    windows = len(ids) // window
+    if windows == 0:
+        raise SparseccError(
+            f"{text_path} has {len(ids)} tokens, fewer than one window of {window}; give a longer text"
+            if len(ids) < tokens
+            else f"{tokens} tokens are fewer than one window of {window}; ask for more tokens"
+        )
+    ids_by_window = np.array(ids[: windows * window], np.int64).reshape(windows, window)
+    return TokenWindows(ids_by_window, hashlib.sha256(content).hexdigest())
