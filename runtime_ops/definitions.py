@@ -39,9 +39,10 @@ def GatherActive(Y: FLOAT[...]) -> tuple[FLOAT[...], INT64[...]]:
     Y is [..., K]. Returns values [..., A] and indices [A] (int64, ascending), A being the number of active channels.
     NaN counts as active.
     """
-    is_active = op.Cast(op.Not(op.Equal(Y, op.CastLike(op.Constant(value_float=0.0), Y))), to=onnx.TensorProto.INT32)
+    is_active = op.Cast(op.Not(op.Equal(Y, op.CastLike(op.Constant(value_float=0.0), Y))), to=onnx.TensorProto.INT64)
     by_channel = op.ReduceMax(op.Flatten(is_active, axis=-1), op.Constant(value_ints=[0]), keepdims=0)
-    indices = op.Squeeze(op.NonZero(by_channel), op.Constant(value_ints=[0]))
+    in_any_row = op.Greater(by_channel, op.Constant(value_int=0))
+    indices = op.Squeeze(op.NonZero(in_any_row), op.Constant(value_ints=[0]))
     values = op.Gather(Y, indices, axis=-1)
     return values, indices
 

@@ -1,0 +1,54 @@
+// The entry point of the library: onnxruntime calls it when the library is registered with a session's options.
+#include <string>
+
+#include "custom_op.h"
+#include "gather_active.h"
+#include "ort_abi.h"
+#include "sparse_matmul.h"
+#include "tensor.h"
+#include "threshold.h"
+
+#if defined(_WIN32)
+#define SPARSECC_EXPORT __declspec(dllexport)
+#else
+#define SPARSECC_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace sparsecc {
+namespace {
+
+OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
+  static const CustomOp<Threshold> threshold;
+  static const CustomOp<GatherActive> gather_active;
+  static const CustomOp<SparseMatMul> sparse_matmul;
+
+  OrtCustomOpDomain* released = nullptr;
+  Check(api, ort::CreateCustomOpDomain(api, "ai.sparsecc", &released));
+  Owned<OrtCustomOpDomain, ort::ReleaseCustomOpDomain> domain(released, {api});
+  Check(api, ort::AddCustomOp(api, domain.get(), &threshold));
+  Check(api, ort::AddCustomOp(api, domain.get(), &gather_active));
+  Check(api, ort::AddCustomOp(api, domain.get(), &sparse_matmul));
+  return domain.release();
+}
+
+void Register(OrtSessionOptions* options, const OrtApi* api) {
+  // Sessions point to the domain without owning it, so one lives as long as the process.
+  static OrtCustomOpDomain* const domain = CreateDomain(api);
+  Check(api, ort::AddCustomOpDomain(api, options, domain));
+}
+
+}  // namespace
+}  // namespace sparsecc
+
+// Returns null, or a status that says what is wrong. The first version of the API, which every runtime has, is enough
+// to make that status.
+extern "C" SPARSECC_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace sparsecc;
+  if (const OrtApi* api = base->GetApi(ort::kApiVersion)) {
+    return Guard(api, "sparsecc", [&] { Register(options, api); });
+  }
+  const OrtApi* oldest = base->GetApi(1);
+  if (oldest == nullptr) return nullptr;  // no way to say so; models run without the operators, through their functions
+  const std::string message = std::string("sparsecc needs onnxruntime 1.18 or newer, not ") + base->GetVersionString();
+  return ort::CreateStatus(oldest, ort::kFail, message.c_str());
+}
