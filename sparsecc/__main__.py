@@ -7,7 +7,9 @@ def main() -> None:
     try:
         from sparsecc.command_line import app
     except ModuleNotFoundError as error:
-        sys.exit(f"sparsecc: {error.name} is not installed; the command line needs pip install 'sparsecc[compile]'")
+        name = error.name
+        print(f"sparsecc: {name} is not installed; the command line needs pip install 'sparsecc[compile]'", file=sys.stderr)
+        sys.exit(2)
     app()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import filecmp
 import json
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.recipe import parse_recipe_document
+from sparsecc.session import ops_library_path
 from sparsecc.text import DEFAULT_WINDOW
 
 GENAI_CONFIG_NAME = "genai_config.json"
@@ -100,12 +102,21 @@ def open_artifact(directory: Path) -> Artifact:
     for file in files:
         if file is not None and file.parent.resolve() != directory.resolve():
             raise SparseccError(f"{config_path} names {file}, outside the model's folder: refused")
-    if artifact.ops_library is not None and not artifact.ops_library.is_file():
-        raise SparseccError(f"{artifact.ops_library} is missing; compile the model again or copy the library there")
+    if artifact.ops_library is not None:
+        _check_ops_library(artifact.ops_library)
     if not (directory / TOKENIZER_NAME).is_file():
         raise SparseccError(f"{directory / TOKENIZER_NAME} is missing; export or compile the model again")
     load_model(artifact.model_path)
     return artifact
+
+
+def _check_ops_library(path: Path) -> None:
+    """A library is code: only the one that this sparsecc was built with is run."""
+    ours = ops_library_path()
+    if not path.is_file():
+        raise SparseccError(f"{path} is missing; copy {ours} there or compile the model again")
+    if not filecmp.cmp(path, ours, shallow=False):
+        raise SparseccError(f"{path} is not the library of this sparsecc; copy {ours} there if you trust the model")
 
 
 def is_onnx_directory(directory: Path) -> bool:

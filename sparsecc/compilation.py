@@ -107,14 +107,16 @@ def compile_model(
     """
     _check_choices(method, sparsity)
     check_target(output, overwrite=overwrite)
+    for text in (calibration, evaluation):
+        if text is not None and not text.is_file():
+            raise SparseccError(f"{text} does not exist; give a file")
     with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging) as scratch:
         dense = open_dense(model, Path(scratch))
         statistics = load_statistics(dense, calibration, tokens=tokens, threads=threads)
-        recipe = write_sparse_model(dense, statistics, method, sparsity, staging)
-        sparse = open_artifact(staging)
+        recipe = make_recipe(dense, statistics, method, sparsity)
+        sparse = write_sparse_artifact(dense, recipe, staging)
         measurements = _measure(dense, sparse, evaluation, tokens, threads) if measure else None
-        recipe_json = recipe.to_json(_threshold_places(sparse), _measured_to_json(measurements))
-        (staging / RECIPE_NAME).write_text(recipe_json, "utf-8")
+        _write_recipe(sparse, recipe, measurements)
         write_report(recipe, measurements, Path(model).name, staging / REPORT_NAME)
     return Compilation(open_artifact(output), recipe, measurements)
 
@@ -174,14 +176,16 @@ def load_statistics(dense: Artifact, calibration: Path | None, *, tokens: int, t
     return calibrate_once(dense, windows, threads=threads)
 
 
-def write_sparse_model(
-    dense: Artifact, statistics: Statistics, method: str, sparsity: float, directory: Path
-) -> Recipe:
-    """Write the sparse model, the operators' library and all that lies beside a dense model into a directory."""
-    model = load_model(dense.model_path)
-    projections = require_projections(model, dense.model_path)
+def make_recipe(dense: Artifact, statistics: Statistics, method: str, sparsity: float) -> Recipe:
+    """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model."""
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
     recipe = METHODS[method](projections, statistics, sparsity)
-    recipe = dataclasses.replace(recipe, versions=library_versions())
+    return dataclasses.replace(recipe, versions=library_versions())
+
+
+def write_sparse_artifact(dense: Artifact, recipe: Recipe, directory: Path) -> Artifact:
+    """Rewrite a dense model by a recipe into an empty directory, with all that running it needs beside it."""
+    model = load_model(dense.model_path)
     sparsify(model, recipe)
     save_model(model, directory)
     for file in dense.directory.iterdir():
@@ -189,7 +193,14 @@ def write_sparse_model(
             shutil.copy(file, directory)
     shutil.copy(ops_library_path(), directory)
     _write_genai_config(dense, directory)
-    return recipe
+    artifact = open_artifact(directory)
+    _write_recipe(artifact, recipe, None)
+    return artifact
+
+
+def _write_recipe(artifact: Artifact, recipe: Recipe, measurements: Measurements | None) -> None:
+    document = recipe.to_json(_threshold_places(artifact), _measured_to_json(measurements))
+    (artifact.directory / RECIPE_NAME).write_text(document, "utf-8")
 
 
 def _threshold_places(artifact: Artifact) -> dict[str, str]:

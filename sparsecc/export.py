@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparsecc.artifact import RECIPE_NAME, Artifact, is_onnx_directory, open_artifact, staged_directory
 from sparsecc.checkpoint import find_checkpoint, parameter_count
 from sparsecc.errors import SparseccError
 from sparsecc.progress import console
 from sparsecc.recipe import Recipe
+from sparsecc.reference_logits import reference_logits
 from sparsecc.session import open_session, prompt_inputs
 from sparsecc.text import load_tokenizer, shipped_text
 from sparsecc.versions import library_versions
@@ -71,21 +71,11 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
     text = shipped_text("evaluation").read_text("utf-8")
     length = min(_COMPARED_TOKENS, artifact.context_length)
     token_ids = load_tokenizer(artifact.directory).encode(text, add_special_tokens=False).ids[:length]
-    expected = _transformers_logits(checkpoint, token_ids)
+    expected = reference_logits(checkpoint.resolve(), token_ids)
     session = open_session(artifact.model_path, ops_library=artifact.ops_library, prepack=False)
     inputs = prompt_inputs(session, token_ids, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
     actual = session.run([artifact.logits_name], inputs)[0][0]
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def _transformers_logits(checkpoint: Path, token_ids: list[int]) -> NDArray[np.float32]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()
-    return logits
 
 
 def _run_model_builder(checkpoint: Path, directory: Path) -> None:

@@ -45,10 +45,13 @@ def quantile(counts: NDArray[np.int64], share: float) -> float:
 
 
 def share_below(counts: NDArray[np.int64], magnitude: float) -> float:
-    """The share of the counted magnitudes that are smaller than ``magnitude``; the inverse of :func:`quantile`."""
+    """The share of the counted magnitudes that are smaller than ``magnitude``; the inverse of :func:`quantile`.
+
+    What lies in the first bin is taken for zero, which is smaller than any ``magnitude`` but zero.
+    """
     index = int(np.argmax(bin_counts(np.array([magnitude], np.float32))))
     low, high = _edges(index)
-    within = float(counts[index]) * (magnitude - low) / (high - low)
+    within = float(counts[index]) * ((magnitude - low) / (high - low) if index else float(magnitude > 0))
     return (float(counts[:index].sum()) + within) / float(counts.sum())
 
 

@@ -208,7 +208,7 @@ def _linear_behind_activation(value: ir.Value | None) -> tuple[ir.Node | None, b
             return node, is_activated
         if node.op_type in ACTIVATION_OPS:
             is_activated = True
-        elif node.op_type == "Mul":
+        elif node.op_type == "Mul" or (node.op_type == "Add" and _hidden_state_input(node) is None):
             return _shared_projection(node, is_activated)
         elif node.op_type not in PASS_THROUGH_OPS:
             return None, False

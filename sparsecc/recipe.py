@@ -95,7 +95,7 @@ def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]])
             calibration=Calibration(**calibration) if calibration else None,
             versions={str(key): str(value) for key, value in document["versions"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise SparseccError(f"the recipe is damaged ({error!r}); compile the model again") from error
 
 
@@ -107,7 +107,7 @@ def parse_recipe_document(text: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SparseccError(f"the recipe is not valid JSON ({error}); compile the model again") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise SparseccError("this is no sparsecc recipe; compile the model again")
@@ -143,5 +143,5 @@ def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDAr
         method=str(entry["method"]),
         target_sparsity=float(entry["target_sparsity"]),
         calibrated_sparsity=float(entry["calibrated_sparsity"]),
-        threshold=np.array([threshold], np.float32) if place is None else initializers[place],
+        threshold=np.array([float(threshold)], np.float32) if place is None else initializers[place],
     )

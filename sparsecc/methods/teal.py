@@ -11,7 +11,7 @@ from sparsecc.statistics import Statistics
 
 
 def teal(projections: Sequence[Projection], statistics: Statistics, sparsity: float) -> Recipe:
-    """Keep channel k where abs(x_k) >= t, with t the ``sparsity`` quantile of the hidden state's abs(x) (equation 3)."""
+    """Keep channel k where abs(x_k) >= t, with t the ``sparsity`` quantile of a hidden state (equation 3)."""
     entries = []
     for projection in projections:
         magnitudes = statistics.hidden_states[str(projection.input.name)].magnitudes

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsecc.artifact import Artifact, open_artifact, staged_directory
+from sparsecc.calibration import calibrate
+from sparsecc.compilation import make_recipe, write_sparse_artifact
+from sparsecc.export import export
+from sparsecc.statistics import Statistics
+from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+MODEL = Path(__file__).parent.parent / "models" / "books-16m"
+THREADS = 2
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """The trained Llama-architecture model that the repository ships."""
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export(str(MODEL), tmp_path_factory.mktemp("artifacts") / "dense")
+
+
+@pytest.fixture(scope="session")
+def statistics(dense: Artifact) -> Statistics:
+    """Statistics by the evaluation protocol: 32,768 tokens in windows of 1,024."""
+    windows = token_windows(shipped_text("calibration"), load_tokenizer(dense.directory))
+    return calibrate(dense, windows, threads=THREADS)
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    tmp_path_factory: pytest.TempPathFactory, dense: Artifact, statistics: Statistics
+) -> Callable[[str, float], Artifact]:
+    """A function from method and sparsity to a compiled books-16m, each made once."""
+    made: dict[tuple[str, float], Artifact] = {}
+    folder = tmp_path_factory.mktemp("compiled")
+
+    def artifact(method: str, sparsity: float) -> Artifact:
+        key = (method, sparsity)
+        if key not in made:
+            target = folder / f"{method}-{sparsity}"
+            with staged_directory(target, overwrite=False) as staging:
+                write_sparse_artifact(dense, make_recipe(dense, statistics, method, sparsity), staging)
+            made[key] = open_artifact(target)
+        return made[key]
+
+    return artifact

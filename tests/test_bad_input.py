@@ -1,0 +1,236 @@
+"""A user's mistake gives one clear line, exit code 2, no traceback and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from typer.testing import CliRunner
+
+from sparsecc.command_line import app
+from sparsecc.session import OPS_LIBRARY_NAME
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Run a command that must fail, and return its one line of complaint."""
+
+    def run(*arguments):
+        before = set(tmp_path.rglob("*"))
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 2, result.output
+        assert result.stdout == ""
+        assert set(tmp_path.rglob("*")) == before
+        lines = result.stderr.strip().splitlines()
+        complaints = [line for line in lines if line.startswith("sparsecc: ")]
+        assert len(complaints) == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        return complaints[0]
+
+    return run
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """A copy of a model directory that a test may damage."""
+
+    def copy(directory):
+        target = tmp_path / "copy"
+        shutil.copytree(directory, target)
+        return target
+
+    return copy
+
+
+def truncate(path: Path, share: float = 0.5) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+def test_a_missing_checkpoint(refused, tmp_path):
+    assert "neither a directory nor" in refused("compile", tmp_path / "nowhere", "-o", tmp_path / "out")
+
+
+def test_a_hub_id_without_a_network(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "hub" in refused("compile", "someone/some-model", "-o", tmp_path / "out")
+
+
+def test_a_directory_that_is_no_model(refused, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "config.json" in refused("compile", tmp_path / "folder", "-o", tmp_path / "out")
+
+
+def test_a_config_that_is_not_json(refused, checkpoint, copy_of, tmp_path):
+    copy = copy_of(checkpoint)
+    (copy / "config.json").write_text("{")
+    assert "not valid JSON" in refused("compile", copy, "-o", tmp_path / "out")
+
+
+def test_a_truncated_checkpoint(refused, checkpoint, copy_of, tmp_path):
+    copy = copy_of(checkpoint)
+    truncate(copy / "model.safetensors")
+    assert "cut short" in refused("compile", copy, "-o", tmp_path / "out")
+
+
+def test_a_checkpoint_without_weights(refused, checkpoint, copy_of, tmp_path):
+    copy = copy_of(checkpoint)
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "safetensors" in refused("compile", copy, "-o", tmp_path / "out")
+
+
+def test_an_architecture_that_cannot_be_exported(refused, checkpoint, copy_of, tmp_path):
+    copy = copy_of(checkpoint)
+    config = json.loads((copy / "config.json").read_text())
+    config.update(architectures=["OPTForCausalLM"], model_type="opt")
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "does not support" in refused("export", copy, "-o", tmp_path / "out")
+
+
+def test_an_onnx_file_with_no_projection_to_rewrite(refused, dense, copy_of, tmp_path):
+    copy = copy_of(dense.directory)
+    hidden = ir.val("x", ir.DataType.FLOAT, [1])
+    node = ir.node("Relu", [hidden], outputs=[ir.val("y", ir.DataType.FLOAT, [1])])
+    graph = ir.Graph([hidden], node.outputs, nodes=[node], opset_imports={"": 22})
+    ir.save(ir.Model(graph, ir_version=10), copy / "model.onnx")
+    assert "no projection" in refused("compile", copy, "-o", tmp_path / "out")
+
+
+def test_a_model_that_is_sparse_already(refused, compiled, tmp_path):
+    assert "sparse already" in refused("compile", compiled("teal", 0.5).directory, "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("sparsity", ["1", "-0.1", "50", "nan"])
+def test_sparsity_outside_its_range(refused, checkpoint, tmp_path, sparsity):
+    assert "[0, 1)" in refused("compile", checkpoint, "-o", tmp_path / "out", "--sparsity", sparsity)
+
+
+def test_a_method_misspelt(refused, checkpoint, tmp_path):
+    assert "teal, wina" in refused("compile", checkpoint, "-o", tmp_path / "out", "--method", "teel")
+
+
+@pytest.mark.parametrize("text", ["", "Too short."])
+def test_a_text_shorter_than_a_window(refused, dense, tmp_path, text):
+    (tmp_path / "text.txt").write_text(text)
+    line = refused("compile", dense.directory, "-o", tmp_path / "out", "--calibration", tmp_path / "text.txt")
+    assert "fewer than one window" in line
+    assert "fewer than one window" in refused("eval", dense.directory, "--text", tmp_path / "text.txt")
+
+
+def test_a_text_that_is_missing_or_not_text(refused, dense, tmp_path):
+    assert "does not exist" in refused("eval", dense.directory, "--text", tmp_path / "nowhere.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in refused("eval", dense.directory, "--text", tmp_path / "binary.txt")
+
+
+def test_an_evaluation_text_is_checked_before_the_work(refused, checkpoint, tmp_path):
+    line = refused("compile", checkpoint, "-o", tmp_path / "out", "--evaluation", tmp_path / "nowhere.txt")
+    assert "nowhere.txt" in line
+
+
+def test_statistics_of_another_model(refused, dense, statistics, tmp_path, copy_of):
+    from sparsecc.statistics import write_statistics
+
+    write_statistics(statistics, tmp_path / "statistics.h5")
+    copy = copy_of(dense.directory)
+    weights = np.memmap(copy / "model.onnx.data", np.float32, "r+")
+    weights[1000] += 1
+    weights.flush()
+    line = refused("compile", copy, "-o", tmp_path / "out", "--calibration", tmp_path / "statistics.h5")
+    assert "another model" in line
+
+
+def test_an_output_that_exists(refused, dense, compiled, copy_of, tmp_path):
+    ours = copy_of(compiled("teal", 0.5).directory)
+    assert "--overwrite" in refused("compile", dense.directory, "-o", ours)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "diary.txt").write_text("precious")
+    assert "not made by sparsecc" in refused("compile", dense.directory, "-o", theirs, "--overwrite")
+    assert "not a directory" in refused("compile", dense.directory, "-o", theirs / "diary.txt")
+
+
+def test_an_output_where_nothing_can_be_made(refused, dense):
+    assert "/proc" in refused("compile", dense.directory, "-o", "/proc/sparse")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("megabytes", [1, 40])
+def test_a_full_disk(checkpoint, dense, tmp_path, megabytes):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        for model in (checkpoint, dense.directory):
+            result = CliRunner().invoke(app, ["compile", str(model), "-o", str(disk / "out"), "--no-measure"])
+            assert result.exit_code == 2, result.output
+            assert "the disk is full" in result.stderr
+            assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("command", [("eval",), ("bench",), ("inspect",), ("generate", "--prompt", "It was")])
+class TestADamagedArtifact:
+    def test_data_cut_short(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        truncate(copy / "model.onnx.data")
+        assert "cut short" in refused(*command, copy)
+
+    def test_data_missing(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        (copy / "model.onnx.data").unlink()
+        assert "model.onnx.data is missing" in refused(*command, copy)
+
+    def test_ops_library_missing(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        (copy / OPS_LIBRARY_NAME).unlink()
+        assert f"{OPS_LIBRARY_NAME} is missing" in refused(*command, copy)
+
+    def test_ops_library_damaged(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        truncate(copy / OPS_LIBRARY_NAME)
+        assert "not the library of this sparsecc" in refused(*command, copy)
+
+    def test_graph_damaged(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        truncate(copy / "model.onnx")
+        assert "model.onnx" in refused(*command, copy)
+
+    def test_configuration_damaged(self, refused, compiled, copy_of, command):
+        copy = copy_of(compiled("teal", 0.5).directory)
+        (copy / "genai_config.json").write_text('{"model": 1}')
+        assert "genai_config.json is damaged" in refused(*command, copy)
+
+    def test_not_an_artifact(self, refused, tmp_path, command):
+        assert "not a directory" in refused(*command, tmp_path / "nowhere")
+
+
+def test_prompts_that_cannot_be_continued(refused, dense):
+    assert "empty" in refused("generate", dense.directory, "--prompt", "")
+    assert "context" in refused("generate", dense.directory, "--prompt", "word " * 2000)
+
+
+def test_more_tokens_than_the_context_holds(refused, dense):
+    assert "context" in refused("bench", dense.directory, "--prompt-tokens", "1000", "--new-tokens", "100")
+    assert "context" in refused("eval", dense.directory, "--window", "2048")
+
+
+def test_the_command_without_its_extras_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['typer'] = None; from sparsecc.__main__ import main; main()"
+    process = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.strip() == (
+        "sparsecc: typer is not installed; the command line needs pip install 'sparsecc[compile]'"
+    )

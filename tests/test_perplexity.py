@@ -1,0 +1,40 @@
+"""The evaluation protocol, held to an independent PyTorch implementation of it (tests/data/reference-*.json)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsecc.evaluation import evaluate
+from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+REFERENCE = json.loads((Path(__file__).parent / "data" / "reference-books-16m.json").read_text())
+TOLERANCE = 0.005
+
+
+def perplexity_of(artifact):
+    windows = token_windows(shipped_text("evaluation"), load_tokenizer(artifact.directory))
+    return evaluate(artifact, windows, threads=2)
+
+
+def test_dense_perplexity_agrees_with_pytorch(dense):
+    evaluation = perplexity_of(dense)
+    assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"]["dense"], rel=TOLERANCE)
+    assert evaluation.sparsity == 0
+
+
+@pytest.mark.parametrize("method", ["teal", "wina"])
+def test_sparse_perplexity_agrees_with_pytorch(compiled, method):
+    evaluation = perplexity_of(compiled(method, 0.5))
+    assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"][f"{method}-0.5"], rel=TOLERANCE)
+    assert evaluation.sparsity == pytest.approx(0.5, abs=0.02)
+    assert set(evaluation.sparsity_by_kind) == {"qkv", "o", "gate", "up", "down"}
+
+
+def test_thresholds_agree_with_pytorch(compiled):
+    recipe = json.loads((compiled("teal", 0.5).directory / "recipe.json").read_text())
+    names = {"qkv": "self_attn.q_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj"}
+    names |= {"up": "mlp.up_proj", "down": "mlp.down_proj"}
+    for entry in recipe["projections"]:
+        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry['layer']}.{names[entry['kind']]}"]
+        assert entry["threshold"] == pytest.approx(reference, rel=1e-3)
