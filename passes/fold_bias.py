@@ -11,7 +11,7 @@ class FoldBiasPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in list(model.graph):
-            if node.op_type != "SparseMatMul" or node.domain != SPARSE_DOMAIN or node.inputs[3] is not None:
+            if node.op_type != "SparseMatMul" or node.domain != SPARSE_DOMAIN or node.inputs[3:] != (None,):
                 continue
             add = _only_consumer(node)
             bias = _constant_bias(add, node) if add is not None else None
@@ -21,7 +21,7 @@ class FoldBiasPass(ir.passes.InPlacePass):
             total, product = add.outputs[0], node.outputs[0]
             ir.convenience.replace_all_uses_with(total, product, replace_graph_outputs=True)
             model.graph.remove(add, safe=True)
-            product.name = total.name
+            product.name, product.type, product.shape = total.name, total.type, total.shape
             modified = True
         return ir.passes.PassResult(model, modified)
 

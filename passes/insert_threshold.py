@@ -38,11 +38,13 @@ class InsertThresholdPass(ir.passes.InPlacePass):
                 )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        projections = {projection.name: projection for projection in find_projections(model.graph)}
+        entries = {entry.name: entry for entry in self.recipe.projections}
         thresholded: dict[tuple[ir.Value, bytes], ir.Value] = {}
         modified = False
-        for entry in self.recipe.projections:
-            projection = projections[entry.name]
+        for projection in find_projections(model.graph):
+            entry = entries.get(projection.name)
+            if entry is None:
+                continue
             if projection.threshold is not None:
                 logger.debug("%s has a threshold already", entry.name)
                 continue

@@ -4,7 +4,7 @@ import logging
 
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN, is_linear
+from sparsecc.projections import SPARSE_DOMAIN, find_projections, is_linear
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ class ReplaceMatMulPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        names = {projection.node: projection.name for projection in find_projections(model.graph)}
         modified = False
         for gather in [node for node in model.graph if node.op_type == "GatherActive" and node.domain == SPARSE_DOMAIN]:
             hidden = gather.inputs[0]
@@ -25,7 +26,7 @@ class ReplaceMatMulPass(ir.passes.InPlacePass):
                 if not is_linear(node) or node.inputs[0] is not hidden:
                     logger.debug("%s is no product with a constant matrix, skipped", node.name)
                     continue
-                replacement = _sparse_matmul(node, gather)
+                replacement = _sparse_matmul(node, gather, names.get(node) or (node.name or "").removesuffix("/MatMul"))
                 ir.convenience.replace_nodes_and_values(
                     model.graph, node, [node], [replacement], node.outputs, replacement.outputs
                 )
@@ -33,14 +34,14 @@ class ReplaceMatMulPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _sparse_matmul(matmul: ir.Node, gather: ir.Node) -> ir.Node:
+def _sparse_matmul(matmul: ir.Node, gather: ir.Node, name: str) -> ir.Node:
     values, indices = gather.outputs
     product = matmul.outputs[0]
     return ir.node(
         "SparseMatMul",
         [values, indices, matmul.inputs[1], None],
         domain=SPARSE_DOMAIN,
-        name=(matmul.name or "").removesuffix("/MatMul") + "/SparseMatMul",
+        name=f"{name}/SparseMatMul",
         outputs=[ir.Value(name=product.name, shape=product.shape, type=product.type)],
         metadata_props=dict(matmul.metadata_props),
     )

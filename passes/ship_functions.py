@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from sparsecc.runtime_ops.definitions import VERSION, model_local_functions
 
 from sparsecc.projections import SPARSE_DOMAIN
+from sparsecc.runtime_ops.definitions import VERSION, model_local_functions
 
 
 class ShipFunctionsPass(ir.passes.InPlacePass):
@@ -17,6 +17,7 @@ class ShipFunctionsPass(ir.passes.InPlacePass):
             if function.name in used and function.identifier() not in model.functions
         ]
         for function in missing:
+            function.opset_imports[""] = model.opset_imports.get("", function.opset_imports[""])  # its ops are older
             model.functions[function.identifier()] = function
         if used:
             model.opset_imports[SPARSE_DOMAIN] = VERSION

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 class TapValuesPass(ir.passes.InPlacePass):
-    """Make inner values of the graph its outputs, in the order given and instead of the outputs it had.
+    """Make inner values of the graph outputs of it, after those it has.
 
     Raises:
         ir.passes.PreconditionError: the graph has no value of that name.
@@ -22,11 +22,10 @@ class TapValuesPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"the graph has no value named {sorted(missing)[0]}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        if tuple(output.name for output in model.graph.outputs) == self.names:
-            return ir.passes.PassResult(model, False)
         values = _values(model.graph)
-        model.graph.outputs[:] = [values[name] for name in self.names]
-        return ir.passes.PassResult(model, True)
+        tapped = [values[name] for name in self.names if not values[name].is_graph_output()]
+        model.graph.outputs.extend(tapped)
+        return ir.passes.PassResult(model, bool(tapped))
 
 
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -7,8 +7,8 @@ def main() -> None:
     try:
         from sparsecc.command_line import app
     except ModuleNotFoundError as error:
-        name = error.name
-        print(f"sparsecc: {name} is not installed; the command line needs pip install 'sparsecc[compile]'", file=sys.stderr)
+        remedy = "the command line needs pip install 'sparsecc[compile]'"
+        print(f"sparsecc: {error.name} is not installed; {remedy}", file=sys.stderr)
         sys.exit(2)
     app()
 

@@ -56,12 +56,9 @@ class Artifact:
         return min(DEFAULT_WINDOW, self.context_length)
 
     @property
-    def kv_heads(self) -> int:
-        return int(self.decoder["num_key_value_heads"])
-
-    @property
-    def head_size(self) -> int:
-        return int(self.decoder["head_size"])
+    def cache_shape(self) -> dict[str, int]:
+        """The key-value cache as :func:`sparsecc.session.run_prompt` takes it: how many heads, and of what size."""
+        return {"kv_heads": int(self.decoder["num_key_value_heads"]), "head_size": int(self.decoder["head_size"])}
 
     @property
     def logits_name(self) -> str:
@@ -96,7 +93,7 @@ def open_artifact(directory: Path) -> Artifact:
     try:
         artifact = Artifact(directory, json.loads(config_path.read_text("utf-8")))
         files = [artifact.model_path, artifact.ops_library]
-        _ = (artifact.context_length, artifact.kv_heads, artifact.head_size)
+        _ = (artifact.context_length, artifact.cache_shape)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SparseccError(f"{config_path} is damaged ({error!r}); export or compile the model again") from error
     for file in files:

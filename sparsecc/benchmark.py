@@ -72,12 +72,13 @@ def benchmark(
                 f"{artifact.context_length}; ask for fewer"
             )
     bandwidth = read_bandwidth(threads)
-    models = [load_generator_model(artifact, threads) for artifact in artifacts]
     prompts = [_prompt(artifact, prompt_tokens) for artifact in artifacts]
     timings = [_Timings() for _ in artifacts]
     turns = [turn for _ in range(ROUNDS) for turn in range(len(artifacts))]
     for turn in track(turns, "timing", len(turns)):
-        _time_generation(models[turn], prompts[turn], new_tokens, timings[turn])
+        model = load_generator_model(artifacts[turn], threads)
+        _time_generation(model, prompts[turn], new_tokens, timings[turn])
+        del model  # one model in memory at a time
     speeds = [
         _speed(artifact, timing, prompt_tokens, bandwidth) for artifact, timing in zip(artifacts, timings, strict=True)
     ]

@@ -16,7 +16,7 @@ from sparsecc.passes import TapValuesPass
 from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import Calibration
-from sparsecc.session import open_session, prompt_inputs
+from sparsecc.session import open_session, run_prompt
 from sparsecc.statistics import (
     HiddenStateStatistics,
     ProjectionStatistics,
@@ -28,7 +28,7 @@ from sparsecc.text import TokenWindows
 
 
 def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
-    """Statistics of a dense model on a text, in memory bounded by one window's hidden states.
+    """Statistics of a dense model on a text, in memory bounded by the hidden states of a few hundred tokens.
 
     Raises:
         SparseccError: the model has no projections, or its hidden states are not finite.
@@ -39,13 +39,11 @@ def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> St
     seen_states = {name: HiddenStateStatistics.empty(channels) for name, channels in hidden_states.items()}
     seen_projections = {projection.name: ProjectionStatistics.empty(projection) for projection in projections}
     TapValuesPass(list(hidden_states))(model)
-    session = open_session(
-        ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads, prepack=False
-    )
+    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
     for window in track(windows.ids, "calibrating", len(windows.ids)):
-        inputs = prompt_inputs(session, window, kv_heads=dense.kv_heads, head_size=dense.head_size)
-        for name, hidden in zip(hidden_states, session.run(list(hidden_states), inputs), strict=True):
-            _add_window(name, hidden.reshape(-1, hidden.shape[-1]), seen_states, seen_projections)
+        for piece in run_prompt(session, window, list(hidden_states), **dense.cache_shape):
+            for name, hidden in zip(hidden_states, piece, strict=True):
+                _add_piece(name, hidden.reshape(-1, hidden.shape[-1]), seen_states, seen_projections)
     calibration = Calibration(windows.text_sha256, model_sha256(dense.model_path), windows.tokens, windows.window)
     return Statistics(calibration, seen_states, seen_projections)
 
@@ -85,7 +83,7 @@ def require_projections(model: ir.Model, path: Path) -> list[Projection]:
     return projections
 
 
-def _add_window(
+def _add_piece(
     name: str,
     hidden: NDArray[np.float32],
     seen_states: dict[str, HiddenStateStatistics],

@@ -17,7 +17,7 @@ from sparsecc.model_file import load_model
 from sparsecc.passes import CountActivePass, LimitSparseRowsPass, active_count_name
 from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
-from sparsecc.session import open_session, prompt_inputs
+from sparsecc.session import open_session, run_prompt
 from sparsecc.text import TokenWindows
 
 _ROWS_AT_ONCE = 128
@@ -65,14 +65,14 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
     outputs = [artifact.logits_name, *(active_count_name(node) for node in counted)]
     negative_log_likelihood, active = 0.0, np.zeros(len(counted), np.int64)
     for window in track(windows.ids, f"evaluating {artifact.directory.name}", len(windows.ids)):
-        inputs = prompt_inputs(session, window, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
-        logits, *counts = session.run(outputs, inputs)
-        negative_log_likelihood += _negative_log_likelihood(logits[0, :-1], window[1:])
-        active += np.array(counts, np.int64)
-    predicted = windows.tokens - len(windows.ids)
+        targets = window[1:]
+        for logits, *counts in run_prompt(session, window, outputs, **artifact.cache_shape):
+            predicted, targets = targets[: logits.shape[1]], targets[logits.shape[1] :]
+            negative_log_likelihood += _negative_log_likelihood(logits[0, : len(predicted)], predicted)
+            active += np.array(counts, np.int64)
     active_rows = {node: count / windows.tokens for node, count in zip(counted, active.tolist(), strict=True)}
     sparsity, by_kind = _weighted_sparsity(projections, active_rows)
-    perplexity = math.exp(negative_log_likelihood / predicted)
+    perplexity = math.exp(negative_log_likelihood / (windows.tokens - len(windows.ids)))
     return Evaluation(perplexity, sparsity, by_kind, windows.tokens, windows.window)
 
 

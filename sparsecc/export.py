@@ -17,7 +17,7 @@ from sparsecc.errors import SparseccError
 from sparsecc.progress import console
 from sparsecc.recipe import Recipe
 from sparsecc.reference_logits import reference_logits
-from sparsecc.session import open_session, prompt_inputs
+from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text
 from sparsecc.versions import library_versions
 
@@ -72,9 +72,9 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
     length = min(_COMPARED_TOKENS, artifact.context_length)
     token_ids = load_tokenizer(artifact.directory).encode(text, add_special_tokens=False).ids[:length]
     expected = reference_logits(checkpoint.resolve(), token_ids)
-    session = open_session(artifact.model_path, ops_library=artifact.ops_library, prepack=False)
-    inputs = prompt_inputs(session, token_ids, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
-    actual = session.run([artifact.logits_name], inputs)[0][0]
+    session = open_session(artifact.model_path, ops_library=artifact.ops_library)
+    (logits,) = zip(*run_prompt(session, token_ids, [artifact.logits_name], **artifact.cache_shape), strict=True)
+    actual = np.concatenate(logits, axis=1)[0]
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 

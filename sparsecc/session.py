@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 OPS_LIBRARY_NAME = ("" if sys.platform == "win32" else "lib") + "sparsecc_ops" + _SUFFIX
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
-_CACHE_PREFIX = "past"
+
+PIECE_TOKENS = 256
+"""How many tokens of a prompt are run at once."""
 
 
 def ops_library_path() -> Path:
@@ -37,19 +40,18 @@ def open_session(
     data_folder: Path | None = None,
     ops_library: Path | None = None,
     threads: int = 0,
-    prepack: bool = True,
 ) -> onnxruntime.InferenceSession:
     """A CPU session on a model file, or on a serialized graph whose weights lie in ``data_folder``.
 
     Without ``ops_library`` the sparse operators run as the model-local functions that the model carries.
-    ``threads`` is the size of the intra-op pool; 0 leaves it to onnxruntime. Without ``prepack`` dense weights are
-    used where the memory map has them, which is slower and saves a copy of each.
+    ``threads`` is the size of the intra-op pool; 0 leaves it to onnxruntime. Weights are used where the memory map has
+    them: onnxruntime's own repacked copies of dense ones would gain little on prompts and double the memory.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if not prepack:
-        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
     if data_folder is not None:
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
     if ops_library is not None:
@@ -58,12 +60,33 @@ def open_session(
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def prompt_inputs(
-    session: onnxruntime.InferenceSession, token_ids: Sequence[int], *, kv_heads: int, head_size: int
-) -> dict[str, NDArray[np.generic]]:
-    """The inputs of a first step: token ids [1, S], what the graph derives from them, and an empty key-value cache."""
+def run_prompt(
+    session: onnxruntime.InferenceSession,
+    token_ids: Sequence[int] | NDArray[np.int64],
+    outputs: Sequence[str],
+    *,
+    kv_heads: int,
+    head_size: int,
+) -> Iterator[list[NDArray[Any]]]:
+    """Run a decoder over a prompt, piece by piece with its key-value cache, and yield the named outputs of each piece.
+
+    The pieces bound the memory that hidden states and logits take. Outputs with one row a token are cut accordingly.
+    """
     ids = np.asarray(token_ids, np.int64)[None]
-    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
-    empty_cache = np.zeros((1, kv_heads, 0, head_size), np.float32)
-    names = [argument.name for argument in session.get_inputs()]
-    return {name: empty_cache if name.startswith(_CACHE_PREFIX) else given[name] for name in names}
+    empty = np.zeros((1, kv_heads, 0, head_size), np.float32)
+    cache = {argument.name: empty for argument in session.get_inputs() if argument.name.startswith("past")}
+    presents = {argument.name.split(".", 1)[-1]: argument.name for argument in session.get_outputs()}
+    updates = [presents[name.split(".", 1)[-1]] for name in cache]
+    given = {argument.name for argument in session.get_inputs()}
+    for start in range(0, ids.shape[1], PIECE_TOKENS):
+        piece = ids[:, start : start + PIECE_TOKENS]
+        end = start + piece.shape[1]
+        inputs = {
+            "input_ids": piece,
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(start, end)[None],
+        }
+        inputs = {name: value for name, value in inputs.items() if name in given}
+        results = session.run([*outputs, *updates], {**inputs, **cache})
+        cache = dict(zip(cache, results[len(outputs) :], strict=True))
+        yield results[: len(outputs)]

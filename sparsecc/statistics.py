@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import h5py
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc import histogram
@@ -76,6 +77,8 @@ class ProjectionStatistics:
         weight = projection.weight.const_value
         assert weight is not None
         norms = np.linalg.norm(weight.numpy(), axis=1).astype(np.float32)
+        if isinstance(weight, ir.ExternalTensor):
+            weight.release()  # else the whole model stays mapped, and counts as this process's memory
         return cls(str(projection.input.name), norms, np.zeros(histogram.BINS, np.int64))
 
     def add(self, magnitudes: NDArray[np.float32]) -> None:
@@ -95,11 +98,13 @@ class Statistics:
 def write_statistics(statistics: Statistics, path: Path) -> None:
     """Write an HDF5 file: groups ``hidden_states`` and ``projections`` with one numbered group each.
 
-    The dataset names are the attribute names of the classes above; histograms are compressed.
+    The dataset names are the attribute names of the classes above; histograms are compressed. The latest file format
+    has checksums: damage to an older one goes unseen, or makes the HDF5 library read on for ever.
     """
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", libver="latest") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, **dataclasses.asdict(statistics.calibration)})
         for kind in ("hidden_states", "projections"):
+            file.create_group(kind)
             for index, (name, entry) in enumerate(getattr(statistics, kind).items()):
                 group = file.create_group(f"{kind}/{index}")
                 group.attrs["name"] = name
@@ -129,7 +134,7 @@ def read_statistics(path: Path) -> Statistics:
                 _read_group(file["hidden_states"], HiddenStateStatistics),
                 _read_group(file["projections"], ProjectionStatistics),
             )
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise SparseccError(f"{path} is damaged ({error}); run `sparsecc calibrate` again") from error
 
 

@@ -7,7 +7,7 @@ from onnx.reference.op_run import OpRun
 class SimplifiedLayerNormalization(OpRun):
     op_domain = ""
 
-    def _run(self, hidden, scale, axis=None, epsilon=None, stash_type=None):
+    def _run(self, hidden, scale, epsilon=None, **_options):
         return (_rms_norm(hidden, scale, epsilon),)
 
 

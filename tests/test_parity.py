@@ -1,4 +1,4 @@
-"""One model file, four ways to run it: onnxruntime with and without our library, onnxruntime-genai, the specification."""
+"""One model file, four ways to run it: onnxruntime with and without our library, onnxruntime-genai, onnx itself."""
 
 import json
 
@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from sparsecc.generation import load_generator_model
 from sparsecc.model_file import load_model
 from sparsecc.passes import LimitSparseRowsPass
-from sparsecc.session import open_session, prompt_inputs
+from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer
 
 from . import contrib_operators
@@ -39,8 +39,7 @@ def token_ids_of(artifact, prompt):
 
 def onnxruntime_logits(artifact, token_ids, *, ops_library):
     session = open_session(artifact.model_path, ops_library=ops_library, threads=2)
-    inputs = prompt_inputs(session, token_ids, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
-    return session.run(["logits"], inputs)[0][0]
+    return next(run_prompt(session, token_ids, ["logits"], **artifact.cache_shape))[0][0]
 
 
 def genai_logits(artifact, token_ids):
@@ -62,8 +61,9 @@ def reference_logits(artifact, token_ids):
     for index, node in enumerate(model.graph.node):  # else an absent output would become every absent input's value
         node.output[:] = [name or f"unused_{index}_{slot}" for slot, name in enumerate(node.output)]
     evaluator = ReferenceEvaluator(model, new_ops=operators)
-    session = open_session(artifact.model_path, threads=2)
-    inputs = prompt_inputs(session, token_ids, kv_heads=artifact.kv_heads, head_size=artifact.head_size)
+    cache = np.zeros((1, artifact.cache_shape["kv_heads"], 0, artifact.cache_shape["head_size"]), np.float32)
+    inputs = {value.name: cache for value in model.graph.input if value.name.startswith("past")}
+    inputs |= {"input_ids": np.array([token_ids]), "attention_mask": np.ones((1, len(token_ids)), np.int64)}
     return evaluator.run(["logits"], inputs)[0][0]
 
 
@@ -101,8 +101,7 @@ def test_many_sparse_rows_agree_with_and_without_the_library(compiled):
     logits = []
     for library in (None, sparse.ops_library):
         session = open_session(graph, data_folder=sparse.directory, ops_library=library, threads=2)
-        inputs = prompt_inputs(session, token_ids, kv_heads=sparse.kv_heads, head_size=sparse.head_size)
-        logits.append(session.run(["logits"], inputs)[0])
+        logits.append(next(run_prompt(session, token_ids, ["logits"], **sparse.cache_shape))[0])
     assert relative_error(logits[1], logits[0]) < TOLERANCE
 
 

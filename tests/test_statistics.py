@@ -199,7 +199,9 @@ def test_a_truncated_file_is_refused(file: Path, share: float):
         read_statistics(file)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_overwritten_bytes_raise_nothing_but_a_clear_error(file: Path, data: st.DataObject):
     content = file.read_bytes()
