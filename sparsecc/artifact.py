@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import filecmp
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Artifact:
 
     @property
     def model_path(self) -> Path:
-        return self.directory / str(self.decoder["filename"])
+        return self.directory / self.decoder["filename"]
 
     @property
     def context_length(self) -> int:
@@ -93,12 +94,14 @@ def open_artifact(directory: Path) -> Artifact:
     try:
         artifact = Artifact(directory, json.loads(config_path.read_text("utf-8")))
         files = [artifact.model_path, artifact.ops_library]
-        _ = (artifact.context_length, artifact.cache_shape)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _ = (artifact.context_length, artifact.cache_shape, artifact.logits_name)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SparseccError(f"{config_path} is damaged ({error!r}); export or compile the model again") from error
     for file in files:
         if file is not None and file.parent.resolve() != directory.resolve():
-            raise SparseccError(f"{config_path} names {file}, outside the model's folder: refused")
+            raise SparseccError(
+                f"{config_path} names {file}, outside the model's folder; export or compile the model again"
+            )
     if artifact.ops_library is not None:
         _check_ops_library(artifact.ops_library)
     if not (directory / TOKENIZER_NAME).is_file():
@@ -135,7 +138,7 @@ def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise SparseccError(f"cannot write to {target.parent}: {error.strerror}") from error
+        raise SparseccError(f"cannot make {target}: {error.strerror}; choose another output directory") from error
     try:
         staging.chmod(0o755)
         yield staging
@@ -154,7 +157,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     Raises:
         SparseccError: ``target`` must stay.
     """
-    if not target.exists():
+    if target.resolve() == Path.cwd().resolve():
+        raise SparseccError("the output cannot be the directory you are in; choose another output directory")
+    if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise SparseccError(f"{target} exists and is not a directory; choose another output directory")
@@ -180,6 +185,11 @@ def _replace(target: Path, staging: Path) -> None:
         staging.rename(target)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(aside / target.name)
-    staging.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    old = target.rename(aside / "old")
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

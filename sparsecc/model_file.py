@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -27,13 +28,15 @@ def load_model(path: Path) -> ir.Model:
             model's folder.
     """
     if not path.is_file():
-        raise SparseccError(f"{path} does not exist")
+        raise SparseccError(f"{path} is missing; export or compile the model again")
     try:
         model = ir.load(path)
-    except (DecodeError, ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-        raise SparseccError(f"{path} is not a readable ONNX model; export it again") from error
-    for tensor in _external_tensors(model):
-        _check_external_tensor(tensor, path.parent)
+        if not len(model.graph):
+            raise ValueError("the graph has no node")
+        for tensor in _external_tensors(model):
+            _check_external_tensor(tensor, path.parent)
+    except (DecodeError, ValueError, TypeError, KeyError, OSError, AttributeError, RuntimeError) as error:
+        raise SparseccError(f"{path} is not a readable ONNX model; export or compile it again") from error
     return model
 
 
@@ -62,7 +65,14 @@ def model_sha256(path: Path) -> str:
 
 
 def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
-    tensors = [value.const_value for value in model.graph.initializers.values()]
+    """Every tensor whose data lies in another file, wherever the model keeps it."""
+    tensors: list[object] = [value.const_value for value in model.graph.initializers.values()]
+    for graph in (model.graph, *model.functions.values()):
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for attribute in node.attributes.values():
+                tensors += attribute.value if isinstance(attribute.value, Sequence) else [attribute.value]
+                if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                    tensors += [value.const_value for value in attribute.as_graph().initializers.values()]
     return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
 
 
@@ -70,7 +80,9 @@ def _check_external_tensor(tensor: ir.ExternalTensor, directory: Path) -> None:
     location = Path(tensor.location)
     file = (directory / location).resolve()
     if location.is_absolute() or not file.is_relative_to(directory.resolve()):
-        raise SparseccError(f"tensor {tensor.name} keeps its data in {location}, outside the model's folder: refused")
+        raise SparseccError(
+            f"tensor {tensor.name} keeps its data in {location}, outside the model's folder; export or compile it again"
+        )
     if not file.is_file():
         raise SparseccError(f"{directory / location} is missing; copy it beside the model or compile again")
     offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes

@@ -35,6 +35,8 @@ PASS_THROUGH_OPS = SELECTION_OPS | {  # what may lie between a projection and th
     "Transpose",
     "Unsqueeze",
 }
+MAX_FORKS = 6
+"""Products and sums of two sides that are followed at once: GELU written out with Tanh nests four."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +82,12 @@ class Projection:
     @property
     def channels(self) -> int:
         """K, the number of input channels."""
-        return self._weight_shape[0]
+        return _weight_shape(self.node)[0]
 
     @property
     def outputs(self) -> int:
         """N, the number of output channels."""
-        return self._weight_shape[1]
-
-    @property
-    def _weight_shape(self) -> tuple[int, int]:
-        weight = self.weight.const_value
-        assert weight is not None
-        rows, columns = weight.shape.numpy()
-        return rows, columns
+        return _weight_shape(self.node)[1]
 
 
 def find_projections(graph: ir.Graph) -> list[Projection]:
@@ -131,6 +126,14 @@ def _weight(node: ir.Node) -> ir.Value | None:
     return None
 
 
+def _weight_shape(linear: ir.Node) -> tuple[int, int]:
+    weight = _weight(linear)
+    assert weight is not None
+    assert weight.const_value is not None
+    rows, columns = weight.const_value.shape.numpy()
+    return rows, columns
+
+
 def _before_selection(value: ir.Value | None) -> ir.Value | None:
     """The hidden state that a Threshold and a GatherActive select from."""
     while value is not None and (producer := value.producer()) is not None and producer.op_type in SELECTION_OPS:
@@ -160,14 +163,18 @@ def _feed_forward_networks(
     for node in graph:
         if not is_linear(node) or node in attention_projections:
             continue
-        sources = _gated_sources(node.inputs[0]) or _activated_source(node.inputs[0])
+        sources = _gated_sources(node) or _activated_source(node)
         if sources and not attention_projections.intersection(source for source, _ in sources):
             yield node, sources
 
 
-def _gated_sources(product: ir.Value | None) -> list[tuple[ir.Node, str]]:
-    """gate and up, where ``product`` is activation(gate) * up."""
-    product = _before_selection(product)
+def _gated_sources(down: ir.Node) -> list[tuple[ir.Node, str]]:
+    """gate and up, where ``down`` reads activation(gate) * up.
+
+    Both come from one projection where they are fused, which then has more columns than ``down`` has rows, and where
+    the product is SiLU or GELU written out, which gates nothing.
+    """
+    product = _before_selection(down.inputs[0])
     multiply = product.producer() if product is not None else None
     if multiply is None or multiply.op_type != "Mul":
         return []
@@ -177,13 +184,14 @@ def _gated_sources(product: ir.Value | None) -> list[tuple[ir.Node, str]]:
     if len(gates) != 1 or len(ups) != 1 or gates[0] is None or ups[0] is None:
         return []
     if gates[0] is ups[0]:
-        return [(gates[0], "gate_up")]
+        is_fused = _weight_shape(gates[0])[1] > _weight_shape(down)[0]
+        return [(gates[0], "gate_up")] if is_fused else []
     return [(gates[0], "gate"), (ups[0], "up")]
 
 
-def _activated_source(hidden: ir.Value | None) -> list[tuple[ir.Node, str]]:
-    """up, where ``hidden`` is activation(up) and nothing gates it."""
-    linear, is_activated = _linear_behind_activation(hidden)
+def _activated_source(down: ir.Node) -> list[tuple[ir.Node, str]]:
+    """up, where ``down`` reads activation(up) and nothing gates it."""
+    linear, is_activated = _linear_behind_activation(down.inputs[0])
     return [(linear, "up")] if linear is not None and is_activated else []
 
 
@@ -193,7 +201,7 @@ def _linear_behind(value: ir.Value | None) -> ir.Node | None:
     return None if is_activated else linear
 
 
-def _linear_behind_activation(value: ir.Value | None) -> tuple[ir.Node | None, bool]:
+def _linear_behind_activation(value: ir.Value | None, forks: int = MAX_FORKS) -> tuple[ir.Node | None, bool]:
     """The projection behind ``value`` and whether an activation lies between them.
 
     SiLU written as x * sigmoid(x), and GELU written out with Tanh or Erf, are products whose sides share one
@@ -209,19 +217,23 @@ def _linear_behind_activation(value: ir.Value | None) -> tuple[ir.Node | None, b
         if node.op_type in ACTIVATION_OPS:
             is_activated = True
         elif node.op_type == "Mul" or (node.op_type == "Add" and _hidden_state_input(node) is None):
-            return _shared_projection(node, is_activated)
+            linear, is_activated_aside = _shared_projection(node, forks)
+            return linear, is_activated or is_activated_aside
         elif node.op_type not in PASS_THROUGH_OPS:
             return None, False
         value = _hidden_state_input(node)
     return None, False
 
 
-def _shared_projection(multiply: ir.Node, is_activated: bool) -> tuple[ir.Node | None, bool]:
-    sides = [_linear_behind_activation(value) for value in multiply.inputs if not _is_constant(value)]
+def _shared_projection(node: ir.Node, forks: int) -> tuple[ir.Node | None, bool]:
+    """The one projection behind all sides of a product or sum, and whether an activation is on any side."""
+    if forks == 0:
+        return None, False
+    sides = [_linear_behind_activation(value, forks - 1) for value in node.inputs if not _is_constant(value)]
     linears = {linear for linear, _ in sides}
     if len(linears) != 1:
         return None, False
-    return linears.pop(), is_activated or any(side_is_activated for _, side_is_activated in sides)
+    return linears.pop(), any(is_activated for _, is_activated in sides)
 
 
 def _hidden_state_input(node: ir.Node) -> ir.Value | None:

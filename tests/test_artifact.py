@@ -146,10 +146,10 @@ class TestStagedDirectory:
 
     def test_a_parent_that_is_a_file_is_refused(self, target: Path):
         target.parent.write_text("a file")
-        with pytest.raises(SparseccError, match="cannot write"), staged_directory(target, overwrite=False):
+        with pytest.raises(SparseccError, match="cannot make"), staged_directory(target, overwrite=False):
             pytest.fail("the block ran")
 
-    @pytest.mark.parametrize("name", [".", "x" * 300])
+    @pytest.mark.parametrize("name", [".", "x" * 300], ids=["this directory", "long name"])
     def test_a_target_that_cannot_be_made_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SparseccError), staged_directory(Path(name), overwrite=False) as staging:
@@ -208,7 +208,11 @@ class TestOpenArtifact:
         write_config(directory, config)
         assert "or compile the model again" in refusal(directory)
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"model": 1'], ids=len)
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\xff\xfe", b'{"model": 1', b"[" * 100_000],
+        ids=len,
+    )
     def test_a_configuration_that_is_no_json_is_refused(self, directory: Path, content: bytes):
         (directory / "genai_config.json").write_bytes(content)
         assert "or compile the model again" in refusal(directory)
@@ -217,7 +221,7 @@ class TestOpenArtifact:
         write_config(directory, {"model": {**CONFIG["model"], "context_length": float("inf")}})
         assert "or compile the model again" in refusal(directory)
 
-    @pytest.mark.parametrize("filename", ["../model.onnx", "/etc/passwd", "sub/model.onnx", "..", ""])
+    @pytest.mark.parametrize("filename", ["../model.onnx", "/etc/passwd", "sub/model.onnx", ""])
     def test_a_model_outside_the_folder_is_refused(self, directory: Path, filename: str):
         write_config(directory, with_decoder(filename=filename))
         assert "outside the model's folder" in refusal(directory)
@@ -234,17 +238,16 @@ class TestOpenArtifact:
             (lambda folder: (folder / "tokenizer.json").unlink(), "compile the model again"),
             (lambda folder: (folder / "model.onnx.data").unlink(), "compile again"),
             (lambda folder: os.truncate(folder / "model.onnx.data", 5), "compile it again"),
-            (lambda folder: (folder / "model.onnx").write_bytes(b"garbage"), "export it again"),
+            (lambda folder: (folder / "model.onnx").write_bytes(b"garbage"), "compile it again"),
             (
                 lambda folder: write_config(
                     folder, with_decoder(session_options={"custom_ops_library": OPS_LIBRARY_NAME})
                 ),
                 "compile the model again",
             ),
-            pytest.param(
+            (
                 lambda folder: (folder / "model.onnx").unlink(),
                 "again",
-                marks=pytest.mark.xfail(strict=True, reason="a missing graph is refused without a remedy"),
             ),
         ],
         ids=["configuration", "tokenizer", "data", "data cut short", "damaged graph", "library", "graph"],

@@ -59,7 +59,7 @@ def test_quantiles_grow_with_the_share(magnitudes: np.ndarray, shares: tuple[flo
     assert histogram.quantile(counts, min(shares)) <= histogram.quantile(counts, max(shares))
 
 
-@pytest.mark.parametrize("name", set(DISTRIBUTIONS) - {"many zeros"})
+@pytest.mark.parametrize("name", sorted(set(DISTRIBUTIONS) - {"many zeros"}))
 @pytest.mark.parametrize("share", SHARES)
 def test_the_share_below_a_quantile_is_its_share(name: str, share: float):
     counts = histogram.bin_counts(sample(name))

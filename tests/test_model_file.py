@@ -140,7 +140,13 @@ def test_truncated_data_is_refused_with_a_remedy(path: Path, kept: int):
 
 @pytest.mark.parametrize(
     "entries",
-    [{"offset": "-4096"}, {"offset": "1000000"}, {"length": "4"}, {"length": "-1"}, {"offset": str(2**70)}],
+    [
+        {"offset": "1000000"},
+        {"offset": str(2**70)},
+        {"length": "4"},
+        {"offset": "-4096"},
+        {"length": "-1"},
+    ],
     ids=str,
 )
 def test_places_that_do_not_fit_the_data_are_refused(path: Path, entries: dict[str, str]):
@@ -149,7 +155,15 @@ def test_places_that_do_not_fit_the_data_are_refused(path: Path, entries: dict[s
         load_model(path)
 
 
-@pytest.mark.parametrize("entries", [{"offset": "x"}, {"location": ""}, {"location": "a\0b"}], ids=str)
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"location": ""},
+        {"location": "a\0b"},
+        {"offset": "x"},
+    ],
+    ids=str,
+)
 def test_places_that_make_no_sense_are_refused(path: Path, entries: dict[str, str]):
     set_external_data(path, **entries)
     with pytest.raises(SparseccError):
@@ -157,7 +171,16 @@ def test_places_that_make_no_sense_are_refused(path: Path, entries: dict[str, st
 
 
 @pytest.mark.parametrize(
-    "content", [b"garbage", b"\0" * 1000, b"\xff" * 1000, b"<html>not a model</html>", b"", bytes(range(256))], ids=len
+    "content",
+    [
+        b"garbage",
+        b"\0" * 1000,
+        b"\xff" * 1000,
+        b"<html>not a model</html>",
+        bytes(range(256)),
+        b"",
+    ],
+    ids=len,
 )
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "model.onnx").write_bytes(content)
@@ -167,13 +190,15 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes):
 
 @pytest.mark.parametrize("name", ["nowhere.onnx", "."])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str):
-    with pytest.raises(SparseccError, match="does not exist"):
+    with pytest.raises(SparseccError, match="is missing"):
         load_model(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore:Ignoring unknown external data")
 @settings(
     max_examples=200,
     deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
