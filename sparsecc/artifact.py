@@ -44,7 +44,8 @@ class Artifact:
 
     @property
     def model_path(self) -> Path:
-        return self.directory / self.decoder["filename"]
+        filename: str = self.decoder["filename"]
+        return self.directory / filename
 
     @property
     def context_length(self) -> int:

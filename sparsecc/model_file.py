@@ -67,7 +67,8 @@ def model_sha256(path: Path) -> str:
 def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Every tensor whose data lies in another file, wherever the model keeps it."""
     tensors: list[object] = [value.const_value for value in model.graph.initializers.values()]
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         for node in ir.traversal.RecursiveGraphIterator(graph):
             for attribute in node.attributes.values():
                 tensors += attribute.value if isinstance(attribute.value, Sequence) else [attribute.value]

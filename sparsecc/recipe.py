@@ -92,7 +92,14 @@ def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]])
             method=str(document["method"]),
             target_sparsity=float(document["target_sparsity"]),
             projections=tuple(_projection_from_json(entry, initializers) for entry in document["projections"]),
-            calibration=Calibration(**calibration) if calibration else None,
+            calibration=Calibration(
+                text_sha256=str(calibration["text_sha256"]),
+                model_sha256=str(calibration["model_sha256"]),
+                tokens=int(calibration["tokens"]),
+                window=int(calibration["window"]),
+            )
+            if calibration
+            else None,
             versions={str(key): str(value) for key, value in document["versions"].items()},
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
