@@ -1,9 +1,11 @@
 """Graph passes: each takes a model, and some a recipe, and does one thing to the graph.
 
-Every pass runs on any valid model, leaves a valid model, and does nothing where its work is already done.
+Every pass runs on any valid model, leaves a valid model, and does nothing where its work is already done. What it asks
+of a model, ``requires`` checks before; that its work is done, ``ensures`` checks after.
 """
 
 from sparsecc.passes.annotate import AnnotatePass
+from sparsecc.passes.clean_up import CleanUpPass
 from sparsecc.passes.count_active import CountActivePass, active_count_name
 from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
@@ -15,6 +17,7 @@ from sparsecc.passes.tap_values import TapValuesPass
 
 __all__ = [
     "AnnotatePass",
+    "CleanUpPass",
     "CountActivePass",
     "FoldBiasPass",
     "InsertGatherActivePass",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from sparsecc.operators import is_gather_active
 from sparsecc.projections import find_projections
 from sparsecc.recipe import ProjectionRecipe, Recipe
 
@@ -14,22 +15,27 @@ class AnnotatePass(ir.passes.InPlacePass):
         self.recipe = recipe
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        unnoted = self._unnoted(model)
+        for node, notes in unnoted.items():
+            node.metadata_props.update(notes)
+        return ir.passes.PassResult(model, bool(unnoted))
+
+    def ensures(self, model: ir.Model) -> None:
+        for node in self._unnoted(model):
+            raise ir.passes.PostconditionError(f"{node.name} does not say which projection it serves")
+
+    def _unnoted(self, model: ir.Model) -> dict[ir.Node, dict[str, str]]:
+        """The nodes that lack some of their notes, and the notes."""
         served: dict[ir.Node, list[ProjectionRecipe]] = {}
         entries = {entry.name: entry for entry in self.recipe.projections}
         for projection in find_projections(model.graph):
             entry, threshold = entries.get(projection.name), projection.threshold
             if entry is None or threshold is None:
                 continue
-            nodes = [projection.node, threshold]
-            nodes += [node for node in threshold.outputs[0].consumers() if node.op_type == "GatherActive"]
-            for node in nodes:
+            for node in (projection.node, threshold, *filter(is_gather_active, threshold.outputs[0].consumers())):
                 served.setdefault(node, []).append(entry)
-        modified = False
-        for node, node_entries in served.items():
-            notes = _notes(node_entries)
-            modified |= any(node.metadata_props.get(key) != value for key, value in notes.items())
-            node.metadata_props.update(notes)
-        return ir.passes.PassResult(model, modified)
+        notes = {node: _notes(node_entries) for node, node_entries in served.items()}
+        return {node: notes[node] for node in notes if not notes[node].items() <= node.metadata_props.items()}
 
 
 def _notes(entries: list[ProjectionRecipe]) -> dict[str, str]:

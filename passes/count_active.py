@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN
+from sparsecc.operators import is_threshold
 
 
 def active_count_name(threshold: ir.Node) -> str:
@@ -11,16 +11,30 @@ def active_count_name(threshold: ir.Node) -> str:
 
 
 class CountActivePass(ir.passes.InPlacePass):
-    """Add an output behind every Threshold that counts the entries it kept, so that sparsity is measured."""
+    """Add an output behind every Threshold that counts the entries it kept, so that sparsity is measured.
+
+    Raises:
+        ir.passes.PreconditionError: two Thresholds have one name, so that their counts could not be told apart.
+    """
+
+    def requires(self, model: ir.Model) -> None:
+        names = [node.name for node in model.graph if is_threshold(node)]
+        if len(names) != len(set(names)):
+            raise ir.passes.PreconditionError("two Thresholds of the model have one name")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        present = {output.name for output in model.graph.outputs}
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Threshold" and node.domain == SPARSE_DOMAIN and active_count_name(node) not in present:
-                model.graph.outputs.append(_insert_count(model.graph, node))
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        uncounted = _uncounted(model.graph)
+        model.graph.outputs.extend([_insert_count(model.graph, threshold) for threshold in uncounted])
+        return ir.passes.PassResult(model, bool(uncounted))
+
+    def ensures(self, model: ir.Model) -> None:
+        for threshold in _uncounted(model.graph):
+            raise ir.passes.PostconditionError(f"nothing counts what {threshold.name} keeps")
+
+
+def _uncounted(graph: ir.Graph) -> list[ir.Node]:
+    counts = {output.name for output in graph.outputs}
+    return [node for node in graph if is_threshold(node) and active_count_name(node) not in counts]
 
 
 def _insert_count(graph: ir.Graph, threshold: ir.Node) -> ir.Value:

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import logging
-
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN, is_linear
-
-logger = logging.getLogger(__name__)
+from sparsecc.operators import DOMAIN, is_gather_active, is_threshold
+from sparsecc.projections import is_linear
 
 
 class InsertGatherActivePass(ir.passes.InPlacePass):
@@ -17,17 +14,24 @@ class InsertGatherActivePass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph):
-            if node.op_type != "Threshold" or node.domain != SPARSE_DOMAIN:
-                continue
-            consumers = node.outputs[0].consumers()
-            if any(consumer.op_type == "GatherActive" for consumer in consumers):
-                logger.debug("%s has a GatherActive already", node.name)
-            elif any(is_linear(consumer) for consumer in consumers):
-                model.graph.insert_after(node, _gather_active(node))
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        ungathered = _ungathered(model.graph)
+        for threshold in ungathered:
+            model.graph.insert_after(threshold, _gather_active(threshold))
+        return ir.passes.PassResult(model, bool(ungathered))
+
+    def ensures(self, model: ir.Model) -> None:
+        for threshold in _ungathered(model.graph):
+            raise ir.passes.PostconditionError(f"{threshold.name} feeds a projection and has no GatherActive")
+
+
+def _ungathered(graph: ir.Graph) -> list[ir.Node]:
+    """The Thresholds that feed a projection and no GatherActive."""
+    consumers = {node: node.outputs[0].consumers() for node in graph if is_threshold(node)}
+    return [
+        threshold
+        for threshold, nodes in consumers.items()
+        if any(map(is_linear, nodes)) and not any(map(is_gather_active, nodes))
+    ]
 
 
 def _gather_active(threshold: ir.Node) -> ir.Node:
@@ -39,4 +43,4 @@ def _gather_active(threshold: ir.Node) -> ir.Node:
         name=f"{name}/values", type=hidden.type, shape=ir.Shape([*leading, active]) if leading is not None else None
     )
     indices = ir.Value(name=f"{name}/indices", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([active]))
-    return ir.node("GatherActive", [hidden], domain=SPARSE_DOMAIN, name=name, outputs=[values, indices])
+    return ir.node("GatherActive", [hidden], domain=DOMAIN, name=name, outputs=[values, indices])

@@ -4,7 +4,8 @@ import logging
 
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN, Projection, find_projections
+from sparsecc.operators import DOMAIN, VERSION
+from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import ProjectionRecipe, Recipe
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,14 @@ class InsertThresholdPass(ir.passes.InPlacePass):
             projection.node.replace_input_with(0, thresholded[key])
             modified = True
         if modified:
-            model.opset_imports[SPARSE_DOMAIN] = 1
+            model.opset_imports[DOMAIN] = VERSION
         return ir.passes.PassResult(model, modified)
+
+    def ensures(self, model: ir.Model) -> None:
+        thresholded = {projection.name for projection in find_projections(model.graph) if projection.threshold}
+        for entry in self.recipe.projections:
+            if entry.name not in thresholded:
+                raise ir.passes.PostconditionError(f"{entry.name} has no Threshold")
 
 
 def _insert_threshold(model: ir.Model, projection: Projection, entry: ProjectionRecipe) -> ir.Value:
@@ -72,7 +79,7 @@ def _insert_threshold(model: ir.Model, projection: Projection, entry: Projection
         "Threshold",
         [hidden, threshold],
         {"max_sparse_rows": 0},
-        domain=SPARSE_DOMAIN,
+        domain=DOMAIN,
         name=f"{entry.name}/Threshold",
         outputs=[ir.Value(name=f"{entry.name}/Threshold/output_0", shape=hidden.shape, type=hidden.type)],
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN
+from sparsecc.operators import is_threshold
 
 
 class LimitSparseRowsPass(ir.passes.InPlacePass):
@@ -17,11 +17,15 @@ class LimitSparseRowsPass(ir.passes.InPlacePass):
         self.max_sparse_rows = max_sparse_rows
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in model.graph:
-            if node.op_type != "Threshold" or node.domain != SPARSE_DOMAIN:
-                continue
-            if node.attributes.get_int("max_sparse_rows", 0) != self.max_sparse_rows:
-                node.attributes.add(ir.AttrInt64("max_sparse_rows", self.max_sparse_rows))
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        others = self._with_another_limit(model)
+        for threshold in others:
+            threshold.attributes.add(ir.AttrInt64("max_sparse_rows", self.max_sparse_rows))
+        return ir.passes.PassResult(model, bool(others))
+
+    def ensures(self, model: ir.Model) -> None:
+        for threshold in self._with_another_limit(model):
+            raise ir.passes.PostconditionError(f"{threshold.name} is not limited to {self.max_sparse_rows} rows")
+
+    def _with_another_limit(self, model: ir.Model) -> list[ir.Node]:
+        thresholds = filter(is_threshold, model.graph)
+        return [node for node in thresholds if node.attributes.get_int("max_sparse_rows", 0) != self.max_sparse_rows]

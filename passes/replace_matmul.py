@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import logging
-
 import onnx_ir as ir
 
-from sparsecc.projections import SPARSE_DOMAIN, find_projections, is_linear
-
-logger = logging.getLogger(__name__)
+from sparsecc.operators import DOMAIN, is_gather_active
+from sparsecc.projections import find_projections, is_linear
 
 
 class ReplaceMatMulPass(ir.passes.InPlacePass):
@@ -18,20 +15,27 @@ class ReplaceMatMulPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         names = {projection.node: projection.name for projection in find_projections(model.graph)}
-        modified = False
-        for gather in [node for node in model.graph if node.op_type == "GatherActive" and node.domain == SPARSE_DOMAIN]:
-            hidden = gather.inputs[0]
-            assert hidden is not None
-            for node in hidden.consumers():
-                if not is_linear(node) or node.inputs[0] is not hidden:
-                    logger.debug("%s is no product with a constant matrix, skipped", node.name)
-                    continue
-                replacement = _sparse_matmul(node, gather, names.get(node) or (node.name or "").removesuffix("/MatMul"))
-                ir.convenience.replace_nodes_and_values(
-                    model.graph, node, [node], [replacement], node.outputs, replacement.outputs
-                )
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        replaceable = _replaceable(model.graph)
+        for node, gather in replaceable.items():
+            replacement = _sparse_matmul(node, gather, names.get(node) or (node.name or "").removesuffix("/MatMul"))
+            ir.convenience.replace_nodes_and_values(
+                model.graph, node, [node], [replacement], node.outputs, replacement.outputs
+            )
+        return ir.passes.PassResult(model, bool(replaceable))
+
+    def ensures(self, model: ir.Model) -> None:
+        for node in _replaceable(model.graph):
+            raise ir.passes.PostconditionError(f"{node.name} reads every row of its weight behind a GatherActive")
+
+
+def _replaceable(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
+    """Each MatMul with a constant matrix whose hidden state a GatherActive reads as well, and the GatherActive."""
+    gathers = {node.inputs[0]: node for node in graph if is_gather_active(node)}
+    return {
+        node: gathers[node.inputs[0]]
+        for node in graph
+        if node.op_type == "MatMul" and is_linear(node) and node.inputs[0] in gathers
+    }
 
 
 def _sparse_matmul(matmul: ir.Node, gather: ir.Node, name: str) -> ir.Node:
@@ -40,7 +44,7 @@ def _sparse_matmul(matmul: ir.Node, gather: ir.Node, name: str) -> ir.Node:
     return ir.node(
         "SparseMatMul",
         [values, indices, matmul.inputs[1], None],
-        domain=SPARSE_DOMAIN,
+        domain=DOMAIN,
         name=f"{name}/SparseMatMul",
         outputs=[ir.Value(name=product.name, shape=product.shape, type=product.type)],
         metadata_props=dict(matmul.metadata_props),

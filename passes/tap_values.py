@@ -14,7 +14,7 @@ class TapValuesPass(ir.passes.InPlacePass):
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names = tuple(dict.fromkeys(names))
 
     def requires(self, model: ir.Model) -> None:
         missing = set(self.names) - set(_values(model.graph))
@@ -26,6 +26,11 @@ class TapValuesPass(ir.passes.InPlacePass):
         tapped = [values[name] for name in self.names if not values[name].is_graph_output()]
         model.graph.outputs.extend(tapped)
         return ir.passes.PassResult(model, bool(tapped))
+
+    def ensures(self, model: ir.Model) -> None:
+        missing = set(self.names) - {output.name for output in model.graph.outputs}
+        if missing:
+            raise ir.passes.PostconditionError(f"{sorted(missing)[0]} is no output")
 
 
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -2,7 +2,8 @@
 
 Every function here is shipped inside each compiled model as a model-local function, so that the model runs wherever
 standard ONNX runs. The C++ kernels of :mod:`sparsecc.runtime_ops` replace the functions where their library is
-registered; these bodies are the specification that the kernels are tested against.
+registered; these bodies are the specification that the kernels are tested against, but for what an operator leaves
+undefined: there a body and a kernel may differ.
 """
 
 import onnx
@@ -12,8 +13,8 @@ from onnxscript import opset22 as op
 from onnxscript.onnx_types import FLOAT
 from onnxscript.values import Opset
 
-DOMAIN = "ai.sparsecc"
-VERSION = 1
+from sparsecc.operators import DOMAIN, VERSION
+
 OPSET = Opset(DOMAIN, VERSION)
 
 
@@ -24,6 +25,8 @@ def Threshold(X: FLOAT[...], T: FLOAT[...], max_sparse_rows: int = 0) -> FLOAT[.
     Y = X where abs(X) >= T, else 0. X is [..., K]; T is [1], or [K] for one threshold per input channel. NaN is not
     greater than any threshold, so it becomes 0. When X has more rows than ``max_sparse_rows`` (and that is not 0), X
     passes through untouched: a prompt runs dense while decoding runs sparse.
+
+    A T of any other shape is undefined: this body broadcasts it, the kernels refuse it.
     """
     limit = op.Constant(value_int=max_sparse_rows)
     rows = op.ReduceProd(op.Shape(X, start=0, end=-1), keepdims=0)
@@ -53,6 +56,8 @@ def SparseMatMul(values: FLOAT[...], indices: INT64[...], W: FLOAT[...], bias: F
 
     values is [..., A], indices [A], W [K, N], bias [N] and optional; the product is [..., N]. Only A of W's K rows are
     read. Gemm is used because its C is optional as well, so one body serves nodes with and without a bias.
+
+    An index below 0 or from K on is undefined: this body counts it from the end where it can, the kernels refuse it.
     """
     rows = op.Gather(W, indices, axis=0)
     product = op.Gemm(op.Flatten(values, axis=-1), rows, bias)

@@ -6,26 +6,53 @@ needs ``pip install 'sparsecc[compile]'``.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from sparsecc.errors import SparseccError
 from sparsecc.session import open_session, ops_library_path
 
 if TYPE_CHECKING:
+    from sparsecc.artifact import open_artifact
+    from sparsecc.benchmark import benchmark
+    from sparsecc.compilation import calibrate_to_file
     from sparsecc.compilation import compile_model as compile
-    from sparsecc.export import export
+    from sparsecc.dense_export import export
+    from sparsecc.evaluation import evaluate
+    from sparsecc.generation import generate
+    from sparsecc.inspection import inspect
 
-__all__ = ["SparseccError", "compile", "export", "open_session", "ops_library_path"]
+__all__ = [
+    "SparseccError",
+    "benchmark",
+    "calibrate_to_file",
+    "compile",
+    "evaluate",
+    "export",
+    "generate",
+    "inspect",
+    "open_artifact",
+    "open_session",
+    "ops_library_path",
+]
+
+_COMPILER = {
+    "benchmark": ("sparsecc.benchmark", "benchmark"),
+    "calibrate_to_file": ("sparsecc.compilation", "calibrate_to_file"),
+    "compile": ("sparsecc.compilation", "compile_model"),
+    "evaluate": ("sparsecc.evaluation", "evaluate"),
+    "export": ("sparsecc.dense_export", "export"),
+    "generate": ("sparsecc.generation", "generate"),
+    "inspect": ("sparsecc.inspection", "inspect"),
+    "open_artifact": ("sparsecc.artifact", "open_artifact"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the compiler only when it is asked for: it brings torch and transformers."""
-    if name == "compile":
-        from sparsecc.compilation import compile_model
-
-        return compile_model
-    if name == "export":
-        from sparsecc.export import export
-
-        return export
-    raise AttributeError(f"module 'sparsecc' has no attribute {name!r}")
+    """Import a part of the compiler only when it is asked for: it brings onnx, torch and transformers."""
+    if name not in _COMPILER:
+        raise AttributeError(f"module 'sparsecc' has no attribute {name!r}")
+    module, function = _COMPILER[name]
+    # Importing sparsecc.benchmark would leave the module in the function's place.
+    globals()[name] = getattr(importlib.import_module(module), function)
+    return globals()[name]

@@ -1,16 +1,42 @@
-"""The entry point of the ``sparsecc`` command."""
+"""The entry point of the ``sparsecc`` command: what becomes of a usage error, a signal or a closed pipe."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
+    """Run the command and exit: 0, 2 after a mistake, 130 when interrupted, 143 when terminated."""
     try:
         from sparsecc.command_line import app
     except ModuleNotFoundError as error:
-        remedy = "the command line needs pip install 'sparsecc[compile]'"
-        print(f"sparsecc: {error.name} is not installed; {remedy}", file=sys.stderr)
-        sys.exit(2)
-    app()
+        _fail(f"{error.name} is not installed; the command line needs pip install 'sparsecc[compile]'")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        usage_message = getattr(error, "format_message", None)
+        if usage_message is None:
+            raise
+        if not sys.argv[1:]:  # the help
+            print(usage_message())
+            sys.exit(2)
+        _fail(f"{usage_message()} See sparsecc --help.")
+
+
+def _fail(message: str) -> None:
+    print(f"sparsecc: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """End by an exception, so that nothing half-written stays behind."""
+    sys.exit(143)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import filecmp
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
-from sparsecc.recipe import parse_recipe_document
+from sparsecc.recipe import read_recipe_document
 from sparsecc.session import ops_library_path
 from sparsecc.text import DEFAULT_WINDOW
 
@@ -24,6 +25,7 @@ GENAI_CONFIG_NAME = "genai_config.json"
 RECIPE_NAME = "recipe.json"
 REPORT_NAME = "report.html"
 TOKENIZER_NAME = "tokenizer.json"
+_OPS_LIBRARY_SETTING = ("model", "decoder", "session_options", "custom_ops_library")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +79,15 @@ class Artifact:
     def recipe_document(self) -> dict[str, Any] | None:
         """The recipe as written, or None for a model that sparsecc did not make."""
         path = self.directory / RECIPE_NAME
-        return parse_recipe_document(path.read_text("utf-8")) if path.is_file() else None
+        return read_recipe_document(path) if path.is_file() else None
 
 
 def open_artifact(directory: Path) -> Artifact:
     """Check that a directory holds a whole model.
 
     Raises:
-        SparseccError: the directory, its configuration, its weights, its tokenizer or its ops library is missing or
-            damaged.
+        SparseccError: the directory, its configuration, its weights, its tokenizer or its ops library is missing,
+            damaged or not to be trusted.
     """
     config_path = directory / GENAI_CONFIG_NAME
     if not directory.is_dir():
@@ -93,7 +95,7 @@ def open_artifact(directory: Path) -> Artifact:
     if not config_path.is_file():
         raise SparseccError(f"{directory} holds no {GENAI_CONFIG_NAME}; make it with `sparsecc export` or `compile`")
     try:
-        artifact = Artifact(directory, json.loads(config_path.read_text("utf-8")))
+        artifact = Artifact(directory, _read_genai_config(config_path))
         files = [artifact.model_path, artifact.ops_library]
         _ = (artifact.context_length, artifact.cache_shape, artifact.logits_name)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -109,6 +111,35 @@ def open_artifact(directory: Path) -> Artifact:
         raise SparseccError(f"{directory / TOKENIZER_NAME} is missing; export or compile the model again")
     load_model(artifact.model_path)
     return artifact
+
+
+def _read_genai_config(path: Path) -> Any:
+    """Parse a configuration that may only mean one thing, and name no code but the library that is checked later.
+
+    Where a key is there twice, onnxruntime-genai merges what Python would take the last of.
+    """
+    config = json.loads(path.read_text("utf-8"), object_pairs_hook=_object_of_unique_keys)
+    for place, value in _settings(config):
+        if place[-1] == _OPS_LIBRARY_SETTING[-1] and place != _OPS_LIBRARY_SETTING:
+            raise SparseccError(f"{path} names a library at {'.'.join(place)}; export or compile the model again")
+        if place[-1] == "provider_options" and value:
+            raise SparseccError(f"{path} sets provider_options, but sparsecc runs on the CPU; remove them")
+    return config
+
+
+def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return content
+
+
+def _settings(value: object, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every member of a JSON document and of what it holds, with the keys that lead there."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in members:
+        yield (*place, str(key)), inner
+        yield from _settings(inner, (*place, str(key)))
 
 
 def _check_ops_library(path: Path) -> None:
@@ -129,27 +160,40 @@ def is_onnx_directory(directory: Path) -> bool:
 def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary sibling of ``target`` to write into, which becomes ``target`` when the block ends well.
 
-    Whatever goes wrong, ``target`` is untouched and the sibling is removed.
+    Whatever goes wrong, ``target`` is untouched, and the sibling and the parents that were made for it are removed.
 
     Raises:
         SparseccError: ``target`` exists and may not be replaced, cannot be written beside, or the disk is full.
     """
     check_target(target, overwrite=overwrite)
+    with _parents_removed_if_empty(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        except OSError as error:
+            raise SparseccError(f"cannot make {target}: {error.strerror}; choose another output directory") from error
+        try:
+            staging.chmod(0o755)
+            yield staging
+            _replace(target, staging)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise SparseccError(f"the disk is full: {target.parent} has no room for the model") from error
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _parents_removed_if_empty(target: Path) -> Iterator[None]:
+    """Remove the parents of ``target`` that are missing now and empty when the block ends."""
+    missing = list(itertools.takewhile(lambda parent: not os.path.lexists(parent), target.parents))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise SparseccError(f"cannot make {target}: {error.strerror}; choose another output directory") from error
-    try:
-        staging.chmod(0o755)
-        yield staging
-        _replace(target, staging)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise SparseccError(f"the disk is full: {target.parent} has no room for the model") from error
-        raise
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -174,8 +218,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 def _is_ours(directory: Path) -> bool:
     try:
-        parse_recipe_document((directory / RECIPE_NAME).read_text("utf-8"))
-    except (OSError, ValueError, SparseccError):
+        read_recipe_document(directory / RECIPE_NAME)
+    except SparseccError:
         return False
     return True
 

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime_genai as og
 
 from sparsecc.artifact import Artifact
-from sparsecc.errors import SparseccError
+from sparsecc.errors import SparseccError, runtime_failures
 from sparsecc.generation import load_generator_model
 from sparsecc.model_file import load_model
 from sparsecc.progress import track
@@ -22,6 +23,7 @@ from sparsecc.text import load_tokenizer, shipped_text
 
 ROUNDS = 5
 _BANDWIDTH_BYTES = 1 << 28
+"""Memory that is read to measure bandwidth, by all threads together: more than any cache holds."""
 _BANDWIDTH_ROUNDS = 5
 
 
@@ -66,9 +68,9 @@ def benchmark(
         SparseccError: the prompt and the new tokens do not fit a model's context.
     """
     for artifact in artifacts:
-        if prompt_tokens + new_tokens > artifact.context_length:
+        if prompt_tokens + new_tokens + 1 > artifact.context_length:
             raise SparseccError(
-                f"{prompt_tokens} + {new_tokens} tokens exceed the context of {artifact.directory}, "
+                f"{prompt_tokens} + {new_tokens} + 1 tokens exceed the context of {artifact.directory}, "
                 f"{artifact.context_length}; ask for fewer"
             )
     bandwidth = read_bandwidth(threads)
@@ -77,7 +79,8 @@ def benchmark(
     turns = [turn for _ in range(ROUNDS) for turn in range(len(artifacts))]
     for turn in track(turns, "timing", len(turns)):
         model = load_generator_model(artifacts[turn], threads)
-        _time_generation(model, prompts[turn], new_tokens, timings[turn])
+        with runtime_failures("onnxruntime-genai cannot run the model"):
+            _time_generation(model, prompts[turn], new_tokens, timings[turn])
         del model  # one model in memory at a time
     speeds = [
         _speed(artifact, timing, prompt_tokens, bandwidth) for artifact, timing in zip(artifacts, timings, strict=True)
@@ -88,13 +91,13 @@ def benchmark(
 
 def read_bandwidth(threads: int) -> float:
     """GB/s at which ``threads`` threads read memory that no cache holds: the best of some passes."""
-    blocks = [np.ones(_BANDWIDTH_BYTES // 8, np.int64) for _ in range(threads)]
+    blocks = np.array_split(np.ones(_BANDWIDTH_BYTES // 8, np.int64), threads)
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(_BANDWIDTH_ROUNDS):
             start = time.perf_counter()
             list(pool.map(np.max, blocks))
-            best = max(best, threads * _BANDWIDTH_BYTES / (time.perf_counter() - start))
+            best = max(best, _BANDWIDTH_BYTES / (time.perf_counter() - start))
     return best / 1e9
 
 
@@ -104,7 +107,7 @@ def bytes_per_token(artifact: Artifact) -> int:
     sparsity = {}
     for projection in find_projections(graph):
         if projection.threshold is not None:
-            sparsity[projection.node] = float(projection.threshold.metadata_props.get("calibrated_sparsity", "0"))
+            sparsity[projection.node] = _calibrated_sparsity(projection.threshold)
     total = 0.0
     for node in graph:
         if is_linear(node):
@@ -113,6 +116,17 @@ def bytes_per_token(artifact: Artifact) -> int:
             assert weight.const_value is not None
             total += weight.const_value.nbytes * (1 - sparsity.get(node, 0.0))
     return round(total)
+
+
+def _calibrated_sparsity(threshold: ir.Node) -> float:
+    note = threshold.metadata_props.get("calibrated_sparsity", "")
+    try:
+        sparsity = float(note)
+    except ValueError:
+        sparsity = -1.0
+    if not 0 <= sparsity <= 1:
+        raise SparseccError(f"{threshold.name} does not say its calibrated sparsity; compile the model again")
+    return sparsity
 
 
 def _prompt(artifact: Artifact, tokens: int) -> list[int]:
@@ -124,10 +138,17 @@ def _prompt(artifact: Artifact, tokens: int) -> list[int]:
 
 
 def _time_generation(model: og.Model, prompt: list[int], new_tokens: int, timings: _Timings) -> None:
-    """The first token of a run is sampled from the prompt's logits and costs no decode step, so it is not timed."""
+    """Once to warm up, with the weights not yet in memory, and once on the clock.
+
+    The first token of a run is sampled from the prompt's logits and costs no decode step, so it is not timed.
+    """
     parameters = og.GeneratorParams(model)
     length = len(prompt) + new_tokens + 1
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
+    warm_up = og.Generator(model, parameters)
+    warm_up.append_tokens(prompt)
+    warm_up.generate_next_token()
+    warm_up.generate_next_token()
     generator = og.Generator(model, parameters)
     start = time.perf_counter()
     generator.append_tokens(prompt)

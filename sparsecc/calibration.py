@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
+from sparsecc.calibration_statistics import (
+    HiddenStateStatistics,
+    ProjectionStatistics,
+    Statistics,
+    read_statistics,
+    write_statistics,
+)
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model, model_sha256
 from sparsecc.passes import TapValuesPass
@@ -17,14 +26,9 @@ from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import Calibration
 from sparsecc.session import open_session, run_prompt
-from sparsecc.statistics import (
-    HiddenStateStatistics,
-    ProjectionStatistics,
-    Statistics,
-    read_statistics,
-    write_statistics,
-)
 from sparsecc.text import TokenWindows
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
@@ -33,39 +37,17 @@ def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> St
     Raises:
         SparseccError: the model has no projections, or its hidden states are not finite.
     """
-    model = load_model(dense.model_path)
-    projections = require_projections(model, dense.model_path)
-    hidden_states = {str(projection.input.name): projection.channels for projection in projections}
-    seen_states = {name: HiddenStateStatistics.empty(channels) for name, channels in hidden_states.items()}
-    seen_projections = {projection.name: ProjectionStatistics.empty(projection) for projection in projections}
-    TapValuesPass(list(hidden_states))(model)
-    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
-    for window in track(windows.ids, "calibrating", len(windows.ids)):
-        for piece in run_prompt(session, window, list(hidden_states), **dense.cache_shape):
-            for name, hidden in zip(hidden_states, piece, strict=True):
-                _add_piece(name, hidden.reshape(-1, hidden.shape[-1]), seen_states, seen_projections)
-    calibration = Calibration(windows.text_sha256, model_sha256(dense.model_path), windows.tokens, windows.window)
-    return Statistics(calibration, seen_states, seen_projections)
+    return _gather(dense, windows, _calibration(dense, windows), threads)
 
 
 def calibrate_once(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
     """As :func:`calibrate`, but statistics of the same model, text and tokens are kept and read back the next time."""
-    model_hash = model_sha256(dense.model_path)
-    key = f"{model_hash[:16]}-{windows.text_sha256[:16]}-{windows.tokens}-{windows.window}"
-    path = _cache_directory() / f"{key}.h5"
-    if path.is_file():
-        try:
-            return read_statistics(path)
-        except SparseccError:
-            path.unlink()
-    statistics = calibrate(dense, windows, threads=threads)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        write_statistics(statistics, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    calibration = _calibration(dense, windows)
+    kept = _read_kept(dense, calibration)
+    if kept is not None:
+        return kept
+    statistics = _gather(dense, windows, calibration, threads)
+    _keep(statistics)
     return statistics
 
 
@@ -83,6 +65,46 @@ def require_projections(model: ir.Model, path: Path) -> list[Projection]:
     return projections
 
 
+def require_statistics_of(projections: Sequence[Projection], statistics: Statistics, source: Path) -> None:
+    """Refuse statistics, read from ``source``, that lack a projection or its hidden state, or have others of that name.
+
+    Raises:
+        SparseccError: the statistics do not fit.
+    """
+    for projection in projections:
+        hidden_state = str(projection.input.name)
+        of_projection = statistics.projections.get(projection.name)
+        of_hidden_state = statistics.hidden_states.get(hidden_state)
+        if (
+            of_projection is None
+            or of_hidden_state is None
+            or of_projection.hidden_state != hidden_state
+            or not of_projection.row_norms.size == of_hidden_state.channels == projection.channels
+        ):
+            raise SparseccError(
+                f"{source} holds no statistics that fit {projection.name}; run `sparsecc calibrate` on this model"
+            )
+
+
+def _calibration(dense: Artifact, windows: TokenWindows) -> Calibration:
+    return Calibration(windows.text_sha256, model_sha256(dense.model_path), windows.tokens, windows.window)
+
+
+def _gather(dense: Artifact, windows: TokenWindows, calibration: Calibration, threads: int) -> Statistics:
+    model = load_model(dense.model_path)
+    projections = require_projections(model, dense.model_path)
+    hidden_states = {str(projection.input.name): projection.channels for projection in projections}
+    seen_states = {name: HiddenStateStatistics.empty(channels) for name, channels in hidden_states.items()}
+    seen_projections = {projection.name: ProjectionStatistics.empty(projection) for projection in projections}
+    TapValuesPass(list(hidden_states))(model)
+    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
+    for window in track(windows.ids, "calibrating", len(windows.ids)):
+        for piece in run_prompt(session, window, list(hidden_states), **dense.cache_shape):
+            for name, hidden in zip(hidden_states, piece, strict=True):
+                _add_piece(name, hidden.reshape(-1, hidden.shape[-1]), seen_states, seen_projections)
+    return Statistics(calibration, seen_states, seen_projections)
+
+
 def _add_piece(
     name: str,
     hidden: NDArray[np.float32],
@@ -98,6 +120,35 @@ def _add_piece(
             projection.add(magnitudes)
 
 
-def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sparsecc" / "statistics"
+def _read_kept(dense: Artifact, calibration: Calibration) -> Statistics | None:
+    """What :func:`_keep` kept of the same calibration, or None where that is missing, damaged or out of reach."""
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
+    try:
+        path = _cache_path(calibration)
+        statistics = read_statistics(path)
+        require_statistics_of(projections, statistics, path)
+    except (SparseccError, OSError, RuntimeError):
+        return None
+    return statistics if statistics.calibration == calibration else None
+
+
+def _keep(statistics: Statistics) -> None:
+    """Write statistics where :func:`_read_kept` finds them, if that can be done: nothing depends on it."""
+    try:
+        path = _cache_path(statistics.calibration)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            write_statistics(statistics, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        logger.warning("the statistics are not kept for the next time: %s", error)
+
+
+def _cache_path(calibration: Calibration) -> Path:
+    """The hashes are cut: what is read from there may be of another calibration."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    model, text = calibration.model_sha256[:16], calibration.text_sha256[:16]
+    return base / "sparsecc" / "statistics" / f"{model}-{text}-{calibration.tokens}-{calibration.window}.h5"

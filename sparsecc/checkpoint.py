@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
 from sparsecc.errors import SparseccError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_INDEX = "model.safetensors.index.json"
+_SECOND_COPIES = "consolidated*"
+"""Of the weights, in the layout of their authors' own code: some checkpoints hold both."""
 
 
 def find_checkpoint(model: str) -> Path:
@@ -38,7 +47,7 @@ def find_checkpoint(model: str) -> Path:
 def parameter_count(checkpoint: Path) -> int:
     """How many numbers the checkpoint's tensors hold."""
     count = 0
-    for file in checkpoint.glob("*.safetensors"):
+    for file in _weight_files(checkpoint):
         with safe_open(file, "numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 size = 1
@@ -50,10 +59,17 @@ def parameter_count(checkpoint: Path) -> int:
 
 def _download(hub_id: str) -> Path:
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SparseccError(f"cannot get {hub_id} from the Hugging Face hub: {reason}") from error
+        return Path(snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES), ignore_patterns=_SECOND_COPIES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise SparseccError(f"{hub_id} is no directory here, and the Hugging Face hub {_refusal(error)}") from error
+
+
+def _refusal(error: Exception) -> str:
+    if isinstance(error, LocalEntryNotFoundError):
+        return "could not be asked; check the path or the network"
+    if isinstance(error, HFValidationError | RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        return "has no such model; check the path or the id"
+    return f"did not give it: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
 
 
 def _check_config(directory: Path) -> None:
@@ -63,17 +79,24 @@ def _check_config(directory: Path) -> None:
         raise SparseccError(f"{directory / 'config.json'} names no architecture; give a causal language model")
 
 
-def _check_weights(directory: Path) -> None:
-    files = set(directory.glob("*.safetensors"))
-    index = "model.safetensors.index.json"
-    if (directory / index).is_file():
-        weight_map = _read_json(directory, index).get("weight_map")
+def _weight_files(directory: Path) -> list[Path]:
+    """The files that hold the model: those that its index names, else all but second copies."""
+    if (directory / _INDEX).is_file():
+        weight_map = _read_json(directory, _INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise SparseccError(f"{directory / index} has no weight map; download the checkpoint again")
-        files |= {directory / Path(str(name)).name for name in weight_map.values()}
+            raise SparseccError(f"{directory / _INDEX} has no weight map; download the checkpoint again")
+        return sorted({directory / Path(str(name)).name for name in weight_map.values()})
+    files = set(directory.glob("*.safetensors"))
+    if any(file.match("model*") for file in files):
+        files -= set(directory.glob(_SECOND_COPIES))
+    return sorted(files)
+
+
+def _check_weights(directory: Path) -> None:
+    files = _weight_files(directory)
     if not files:
         raise SparseccError(f"{directory} holds no safetensors weights; convert the checkpoint to safetensors")
-    for file in sorted(files):
+    for file in files:
         try:
             with safe_open(file, "numpy"):
                 pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
@@ -25,13 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-output = Console()
-
-
-class Weights(enum.StrEnum):
-    """The precisions that weights can be stored in."""
-
-    FP32 = "fp32"
+WEIGHTS = ("fp32",)
+output = Console(markup=False, highlight=False)
 
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face directory or hub id.", metavar="MODEL")]
@@ -40,7 +35,7 @@ ArtifactsArgument = Annotated[list[Path], typer.Argument(help="Directories that 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The directory to make.", metavar="DIR")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if sparsecc made it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1)]
+ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1, max=1024)]
 TokensOption = Annotated[int, typer.Option(help="How many tokens of the text to read.", min=1)]
 
 
@@ -52,7 +47,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint to a dense ONNX decoder in fp32, checked against transformers."""
-    from sparsecc.export import export as export_model
+    from sparsecc.dense_export import export as export_model
 
     with _one_line_errors():
         artifact = export_model(model, output_directory, overwrite=overwrite)
@@ -97,7 +92,7 @@ def compile_command(
     output_directory: OutputOption,
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
     sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
-    weights: Annotated[Weights, typer.Option(help="The precision of the weights.")] = Weights.FP32,
+    weights: Annotated[str, typer.Option(help=f"The precision of the weights: {', '.join(WEIGHTS)}.")] = "fp32",
     calibration: Annotated[
         Path | None, typer.Option(help="A text or statistics to calibrate on.", metavar="FILE.txt|STATS.h5")
     ] = None,
@@ -113,13 +108,13 @@ def compile_command(
     """Compile a model: the main job. Makes a directory that runs wherever onnxruntime does."""
     from sparsecc.compilation import compile_model
 
-    del weights
     with _one_line_errors():
         compilation = compile_model(
             model,
             output_directory,
             method=method,
             sparsity=sparsity,
+            weights=weights,
             calibration=calibration,
             evaluation=evaluation,
             tokens=tokens,
@@ -254,10 +249,10 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except SparseccError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        raise  # the reader has seen enough
     except OSError as error:
         _fail(f"{error.filename or 'the file system'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        _fail("interrupted")
 
 
 def _fail(message: str) -> None:
@@ -267,29 +262,26 @@ def _fail(message: str) -> None:
 
 def _print(facts: dict[str, Any], as_json: bool, shown: str | Table) -> None:
     if as_json:
-        print(json.dumps(facts))
+        print(json.dumps(facts, allow_nan=False))
     else:
         output.print(shown)
 
 
-def _compilation_table(summary: dict[str, Any]) -> Table:
-    table = _table(("", "dense", "sparse"), [])
+def _compilation_table(summary: dict[str, Any]) -> Table | str:
+    where = f"model in {summary['artifact']}, report in {summary['report']}"
     measured = summary["measured"]
-    if measured:
-        for name, unit in (("perplexity", ""), ("decode_tokens_per_s", "tokens/s")):
-            row = measured[name]
-            table.add_row(
-                name.split("_")[0] + (f", {unit}" if unit else ""), f"{row['dense']:.2f}", f"{row['sparse']:.2f}"
-            )
-        table.add_row(
-            "speed-up",
-            "",
-            f"{measured['decode_tokens_per_s']['sparse'] / measured['decode_tokens_per_s']['dense']:.2f}",
-        )
-        table.add_row("projection weights not read", "0.0%", f"{measured['sparsity']:.1%}")
-        for kind, sparsity in measured["sparsity_by_kind"].items():
-            table.add_row(f"  {kind}", "0.0%", f"{sparsity:.1%}")
-    table.caption = f"model in {summary['artifact']}, report in {summary['report']}"
+    if not measured:
+        return where
+    perplexity, speed = measured["perplexity"], measured["decode_tokens_per_s"]
+    rows = [
+        ("perplexity", f"{perplexity['dense']:.2f}", f"{perplexity['sparse']:.2f}"),
+        ("decode, tokens/s", f"{speed['dense']:.1f}", f"{speed['sparse']:.1f}"),
+        ("speed-up", "", f"{speed['sparse'] / speed['dense']:.2f}"),
+        ("projection weights not read", "0.0%", f"{measured['sparsity']:.1%}"),
+    ]
+    rows += [(f"  {kind}", "0.0%", f"{sparsity:.1%}") for kind, sparsity in measured["sparsity_by_kind"].items()]
+    table = _table(("", "dense", "sparse"), rows)
+    table.caption = Text(where)
     return table
 
 
@@ -298,5 +290,5 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,11 +21,12 @@ from sparsecc.artifact import (
     staged_directory,
 )
 from sparsecc.benchmark import Speed, benchmark
-from sparsecc.calibration import calibrate_once, require_projections
+from sparsecc.calibration import calibrate_once, require_projections, require_statistics_of
+from sparsecc.calibration_statistics import Statistics, read_statistics, write_statistics
 from sparsecc.checkpoint import find_checkpoint
+from sparsecc.dense_export import build_dense
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation, evaluate
-from sparsecc.export import build_dense
 from sparsecc.methods import METHODS
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
@@ -32,8 +34,7 @@ from sparsecc.recipe import Recipe
 from sparsecc.report import write_report
 from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
 from sparsecc.sparsify import sparsify
-from sparsecc.statistics import Statistics, read_statistics, write_statistics
-from sparsecc.text import DEFAULT_TOKENS, load_tokenizer, shipped_text, token_windows
+from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, read_text, shipped_text, token_windows
 from sparsecc.versions import library_versions
 
 _STATISTICS_SUFFIXES = {".h5", ".hdf5"}
@@ -76,13 +77,14 @@ class Compilation:
 
 
 def compile_model(
-    model: str,
-    output: Path,
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
     method: str = "teal",
     sparsity: float = 0.5,
-    calibration: Path | None = None,
-    evaluation: Path | None = None,
+    weights: str = "fp32",
+    calibration: str | os.PathLike[str] | None = None,
+    evaluation: str | os.PathLike[str] | None = None,
     tokens: int = DEFAULT_TOKENS,
     threads: int = 2,
     measure: bool = True,
@@ -95,6 +97,7 @@ def compile_model(
         output: the directory to make.
         method: a name of :data:`sparsecc.methods.METHODS`.
         sparsity: the share of input channels to skip, in [0, 1).
+        weights: the precision that weights are stored in; fp32.
         calibration: a UTF-8 text, or statistics that ``sparsecc calibrate`` wrote; sparsecc's own text by default.
         evaluation: the text that quality is measured on; sparsecc's own by default.
         tokens: how much of each text is read.
@@ -105,27 +108,32 @@ def compile_model(
     Raises:
         SparseccError: any of these is a mistake; nothing is written then.
     """
-    _check_choices(method, sparsity)
+    model, output = os.fspath(model), Path(output)
+    calibration_source = Path(calibration) if calibration else shipped_text("calibration")
+    evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
+    _check_choices(method, sparsity, weights)
+    _check_apart(Path(model), output)
     check_target(output, overwrite=overwrite)
-    for text in (calibration, evaluation):
-        if text is not None and not text.is_file():
-            raise SparseccError(f"{text} does not exist; give a file")
+    for source in (calibration_source, evaluation_text):
+        if source.suffix not in _STATISTICS_SUFFIXES:
+            read_text(source)
     with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging) as scratch:
         dense = open_dense(model, Path(scratch))
-        statistics = load_statistics(dense, calibration, tokens=tokens, threads=threads)
+        windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
+        statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
         recipe = make_recipe(dense, statistics, method, sparsity)
         sparse = write_sparse_artifact(dense, recipe, staging)
-        measurements = _measure(dense, sparse, evaluation, tokens, threads) if measure else None
+        measurements = _measure(dense, sparse, windows, threads) if measure else None
         _write_recipe(sparse, recipe, measurements)
-        write_report(recipe, measurements, Path(model).name, staging / REPORT_NAME)
+        write_report(recipe, measurements, Path(model).resolve().name, staging / REPORT_NAME)
     return Compilation(open_artifact(output), recipe, measurements)
 
 
 def calibrate_to_file(
-    model: str,
-    output: Path,
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
-    text: Path | None = None,
+    text: str | os.PathLike[str] | None = None,
     tokens: int = DEFAULT_TOKENS,
     threads: int = 2,
     overwrite: bool = False,
@@ -133,15 +141,15 @@ def calibrate_to_file(
     """Calibrate a checkpoint or a dense ONNX decoder and write the statistics to an HDF5 file.
 
     Raises:
-        SparseccError: the model or the text is unusable, or ``output`` exists and ``overwrite`` is not set.
+        SparseccError: the model or the text is unusable, or ``output`` exists and may not be replaced.
     """
-    if output.exists() and not overwrite:
-        raise SparseccError(f"{output} exists already; add --overwrite to replace it")
-    if text is not None and text.suffix in _STATISTICS_SUFFIXES:
-        raise SparseccError(f"{text} is not a text; give a UTF-8 text file")
+    model, output = os.fspath(model), Path(output)
+    source = Path(text) if text else shipped_text("calibration")
+    _check_statistics_target(output, overwrite=overwrite)
+    read_text(source)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        statistics = load_statistics(open_dense(model, Path(scratch)), text, tokens=tokens, threads=threads)
+        statistics = load_statistics(open_dense(model, Path(scratch)), source, tokens=tokens, threads=threads)
         staged = Path(scratch) / "statistics.h5"
         write_statistics(statistics, staged)
         staged.replace(output)
@@ -159,18 +167,18 @@ def open_dense(model: str, scratch: Path) -> Artifact:
     return build_dense(find_checkpoint(model), scratch)
 
 
-def load_statistics(dense: Artifact, calibration: Path | None, *, tokens: int, threads: int) -> Statistics:
+def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int) -> Statistics:
     """Statistics of a dense model: read from an HDF5 file, or gathered on a text.
 
     Raises:
         SparseccError: the file or the text is unusable, or the statistics are another model's.
     """
-    require_projections(load_model(dense.model_path), dense.model_path)
-    source = calibration or shipped_text("calibration")
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
     if source.suffix in _STATISTICS_SUFFIXES:
         statistics = read_statistics(source)
         if statistics.calibration.model_sha256 != model_sha256(dense.model_path):
             raise SparseccError(f"{source} holds statistics of another model; run `sparsecc calibrate` on this one")
+        require_statistics_of(projections, statistics, source)
         return statistics
     windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
     return calibrate_once(dense, windows, threads=threads)
@@ -218,20 +226,38 @@ def _write_genai_config(dense: Artifact, directory: Path) -> None:
     (directory / GENAI_CONFIG_NAME).write_text(json.dumps(config, indent=4) + "\n", "utf-8")
 
 
-def _check_choices(method: str, sparsity: float) -> None:
+def _check_choices(method: str, sparsity: float, weights: str) -> None:
     if method not in METHODS:
         raise SparseccError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
     if not 0 <= sparsity < 1:
         raise SparseccError(f"sparsity {sparsity} is not in [0, 1); 0.5 skips half of the weight rows")
+    if weights != "fp32":
+        raise SparseccError(f"weights cannot be stored as {weights!r}; choose fp32")
+
+
+def _check_apart(model: Path, output: Path) -> None:
+    """The output must not replace the model, nor lie in it, nor hold it."""
+    model, output = model.resolve(), output.resolve()
+    if model.exists() and (model.is_relative_to(output) or output.is_relative_to(model)):
+        raise SparseccError(f"{output} and the model {model} overlap; choose another output directory")
+
+
+def _check_statistics_target(output: Path, *, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite and output.is_file():
+        raise SparseccError(f"{output} exists already; add --overwrite to replace it")
+    try:
+        read_statistics(output)
+    except SparseccError as error:
+        raise SparseccError(f"{output} exists and is no statistics file; choose another output") from error
 
 
 def _scratch_directory(beside: Path) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f"{beside.name}-dense-", dir=beside.parent)
 
 
-def _measure(dense: Artifact, sparse: Artifact, evaluation: Path | None, tokens: int, threads: int) -> Measurements:
-    source = evaluation or shipped_text("evaluation")
-    windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
+def _measure(dense: Artifact, sparse: Artifact, windows: TokenWindows, threads: int) -> Measurements:
     speeds, bandwidth = benchmark([dense, sparse], threads=threads)
     return Measurements(
         dense=evaluate(dense, windows, threads=threads),

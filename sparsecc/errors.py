@@ -1,5 +1,10 @@
 """The one exception that stands for a user's mistake."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class SparseccError(Exception):
     """A mistake that the user can mend.
@@ -7,3 +12,18 @@ class SparseccError(Exception):
     The message is one line that says what was wrong and what to do about it. The command line prints it without a
     traceback and exits with code 2.
     """
+
+
+@contextlib.contextmanager
+def runtime_failures(doing: str) -> Iterator[None]:
+    """Turn what a runtime raises on a model that it cannot take into one line that says what it was ``doing``.
+
+    onnxruntime and onnxruntime-genai share no exception type but Exception, and say what is wrong in the first line.
+    """
+    try:
+        yield
+    except (SparseccError, OSError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SparseccError(f"{doing}: {reason}; export or compile the model again") from error

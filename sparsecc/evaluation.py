@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -52,8 +51,11 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
             f"windows of {windows.window} tokens exceed the model's context of {artifact.context_length}"
         )
     model = load_model(artifact.model_path)
-    LimitSparseRowsPass(0)(model)
-    CountActivePass()(model)
+    try:
+        LimitSparseRowsPass(0)(model)
+        CountActivePass()(model)
+    except ir.passes.PreconditionError as error:
+        raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
     projections = find_projections(model.graph)
     counted = [node for node in {projection.threshold: None for projection in projections} if node is not None]
     session = open_session(
@@ -64,7 +66,7 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
     )
     outputs = [artifact.logits_name, *(active_count_name(node) for node in counted)]
     negative_log_likelihood, active = 0.0, np.zeros(len(counted), np.int64)
-    for window in track(windows.ids, f"evaluating {artifact.directory.name}", len(windows.ids)):
+    for window in track(windows.ids, "evaluating", len(windows.ids)):
         targets = window[1:]
         for logits, *counts in run_prompt(session, window, outputs, **artifact.cache_shape):
             predicted, targets = targets[: logits.shape[1]], targets[logits.shape[1] :]
@@ -72,7 +74,10 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
             active += np.array(counts, np.int64)
     active_rows = {node: count / windows.tokens for node, count in zip(counted, active.tolist(), strict=True)}
     sparsity, by_kind = _weighted_sparsity(projections, active_rows)
-    perplexity = math.exp(negative_log_likelihood / (windows.tokens - len(windows.ids)))
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(negative_log_likelihood / (windows.tokens - len(windows.ids))))
+    if not np.isfinite(perplexity):
+        raise SparseccError(f"{artifact.directory} computes no finite perplexity; check the checkpoint")
     return Evaluation(perplexity, sparsity, by_kind, windows.tokens, windows.window)
 
 

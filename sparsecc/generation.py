@@ -8,15 +8,20 @@ from collections.abc import Iterator
 import onnxruntime_genai as og
 
 from sparsecc.artifact import Artifact
-from sparsecc.errors import SparseccError
+from sparsecc.errors import SparseccError, runtime_failures
 
 
 def load_generator_model(artifact: Artifact, threads: int = 0) -> og.Model:
-    """The model as onnxruntime-genai loads it; ``threads`` is the size of the intra-op pool, 0 the runtime's choice."""
-    config = og.Config(str(artifact.directory.resolve()))
-    if threads:
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
-    return og.Model(config)
+    """The model as onnxruntime-genai loads it; ``threads`` is the size of the intra-op pool, 0 the runtime's choice.
+
+    Raises:
+        SparseccError: onnxruntime-genai cannot load it.
+    """
+    with runtime_failures("onnxruntime-genai cannot load the model"):
+        config = og.Config(str(artifact.directory.resolve()))
+        if threads:
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+        return og.Model(config)
 
 
 def generate(
@@ -28,27 +33,30 @@ def generate(
     ends at the end-of-text token, after ``max_new_tokens``, or when the model's context is full.
 
     Raises:
-        SparseccError: the prompt is empty or leaves no room in the context.
+        SparseccError: the prompt is empty or leaves no room in the context, or the model cannot be run.
     """
     model = load_generator_model(artifact, threads)
-    tokenizer = og.Tokenizer(model)
-    token_ids = tokenizer.encode(prompt)
-    if len(token_ids) == 0:
-        raise SparseccError("the prompt is empty; give some text to continue")
-    if len(token_ids) >= artifact.context_length:
-        raise SparseccError(
-            f"the prompt has {len(token_ids)} tokens, the model's context {artifact.context_length}; shorten it"
+    with runtime_failures("onnxruntime-genai cannot run the model"):
+        tokenizer = og.Tokenizer(model)
+        token_ids = tokenizer.encode(prompt.encode("utf-8", "replace").decode("utf-8"))
+        _check_prompt(len(token_ids), artifact.context_length)
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(
+            max_length=min(len(token_ids) + max_new_tokens, artifact.context_length),
+            do_sample=temperature > 0,
+            temperature=temperature if temperature > 0 else 1.0,
+            top_k=0,
         )
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(
-        max_length=min(len(token_ids) + max_new_tokens, artifact.context_length),
-        do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else 1.0,
-        top_k=0,
-    )
-    generator = og.Generator(model, parameters)
-    generator.append_tokens(token_ids)
-    stream = tokenizer.create_stream()
-    while not generator.is_done():
-        generator.generate_next_token()
-        yield stream.decode(generator.get_next_tokens()[0])
+        generator = og.Generator(model, parameters)
+        generator.append_tokens(token_ids)
+        stream = tokenizer.create_stream()
+        while not generator.is_done():
+            generator.generate_next_token()
+            yield stream.decode(generator.get_next_tokens()[0])
+
+
+def _check_prompt(tokens: int, context_length: int) -> None:
+    if tokens == 0:
+        raise SparseccError("the prompt is empty; give some text to continue")
+    if tokens >= context_length:
+        raise SparseccError(f"the prompt has {tokens} tokens, the model's context {context_length}; shorten it")

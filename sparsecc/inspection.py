@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsecc.artifact import RECIPE_NAME, Artifact
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.projections import find_projections
-from sparsecc.recipe import recipe_from_json
+from sparsecc.recipe import recipe_from_document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class InspectedProjection:
     target_sparsity: float | None
     calibrated_sparsity: float | None
     threshold: tuple[float, float] | None
-    """The smallest and the largest of its thresholds."""
+    """The smallest and the largest of its finite thresholds, None if it has none: an infinite one skips its row."""
 
 
 def inspect(artifact: Artifact) -> list[InspectedProjection]:
@@ -38,15 +41,15 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
     graph = load_model(artifact.model_path).graph
     tensors = {name: value.const_value for name, value in graph.initializers.items()}
     thresholds = {name: tensor.numpy() for name, tensor in tensors.items() if tensor and name.endswith("/T")}
-    recipe_path = artifact.directory / RECIPE_NAME
+    document = artifact.recipe_document
     entries: Mapping[str, Any] = {}
-    if recipe_path.is_file():
-        recipe = recipe_from_json(recipe_path.read_text("utf-8"), thresholds)
-        entries = {entry.name: entry for entry in recipe.projections}
+    if document is not None:
+        entries = {entry.name: entry for entry in recipe_from_document(document, thresholds).projections}
     projections = find_projections(graph)
     unknown = set(entries) - {projection.name for projection in projections}
     if unknown:
-        raise SparseccError(f"{recipe_path} names {min(unknown)}, which the model does not have; compile it again")
+        path = artifact.directory / RECIPE_NAME
+        raise SparseccError(f"{path} names {min(unknown)}, which the model does not have; compile it again")
     inspected = []
     for projection in projections:
         entry = entries.get(projection.name)
@@ -60,7 +63,12 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
                 method=entry.method if entry else None,
                 target_sparsity=entry.target_sparsity if entry else None,
                 calibrated_sparsity=entry.calibrated_sparsity if entry else None,
-                threshold=(float(entry.threshold.min()), float(entry.threshold.max())) if entry else None,
+                threshold=_finite_range(entry.threshold) if entry else None,
             )
         )
     return inspected
+
+
+def _finite_range(thresholds: NDArray[np.float32]) -> tuple[float, float] | None:
+    finite = thresholds[np.isfinite(thresholds)]
+    return (float(finite.min()), float(finite.max())) if finite.size else None

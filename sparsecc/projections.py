@@ -8,18 +8,15 @@ only label what was found.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
-logger = logging.getLogger(__name__)
+from sparsecc.operators import is_gather_active, is_sparse_matmul, is_threshold
 
 ATTENTION_OPS = {"GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention"}
 ACTIVATION_OPS = {"Sigmoid", "Relu", "Gelu", "FastGelu", "QuickGelu", "Silu", "Swish", "BiasGelu", "Tanh", "Erf"}
-SPARSE_DOMAIN = "ai.sparsecc"
-SELECTION_OPS = {"Threshold", "GatherActive"}
-PASS_THROUGH_OPS = SELECTION_OPS | {  # what may lie between a projection and the operator that gives it its meaning
+PASS_THROUGH_OPS = {  # what may lie between a projection and the operator that gives it its meaning
     "Add",
     "Cast",
     "Div",
@@ -65,12 +62,7 @@ class Projection:
     @property
     def threshold(self) -> ir.Node | None:
         """The Threshold before this projection, if it has one."""
-        value = self.node.inputs[0]
-        while value is not None and (producer := value.producer()) is not None:
-            if producer.op_type == "Threshold":
-                return producer
-            value = producer.inputs[0] if producer.op_type in SELECTION_OPS else None
-        return None
+        return next(filter(is_threshold, _selections(self.node.inputs[0])), None)
 
     @property
     def weight(self) -> ir.Value:
@@ -121,7 +113,7 @@ def is_linear(node: ir.Node) -> bool:
 def _weight(node: ir.Node) -> ir.Value | None:
     if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2:
         return node.inputs[1]
-    if node.op_type == "SparseMatMul" and node.domain == SPARSE_DOMAIN:
+    if is_sparse_matmul(node) and len(node.inputs) > 2:
         return node.inputs[2]
     return None
 
@@ -136,9 +128,27 @@ def _weight_shape(linear: ir.Node) -> tuple[int, int]:
 
 def _before_selection(value: ir.Value | None) -> ir.Value | None:
     """The hidden state that a Threshold and a GatherActive select from."""
-    while value is not None and (producer := value.producer()) is not None and producer.op_type in SELECTION_OPS:
-        value = producer.inputs[0]
-    return value
+    selections = _selections(value)
+    return selections[-1].inputs[0] if selections else value
+
+
+def _selections(value: ir.Value | None) -> list[ir.Node]:
+    """Each Threshold and GatherActive right behind ``value``, the nearest first."""
+    found: dict[ir.Node, None] = {}
+    while value is not None and (node := value.producer()) is not None and node not in found:
+        if not _is_selection(node) or not node.inputs:
+            break
+        found[node] = None
+        value = node.inputs[0]
+    return list(found)
+
+
+def _is_selection(node: ir.Node) -> bool:
+    return is_threshold(node) or is_gather_active(node)
+
+
+def _passes_through(node: ir.Node) -> bool:
+    return _is_selection(node) or node.op_type in PASS_THROUGH_OPS
 
 
 def _is_attention(node: ir.Node) -> bool:
@@ -152,8 +162,8 @@ def _attention_projections(attention: ir.Node) -> Iterator[tuple[ir.Node, str]]:
         yield query, "qkv"
     else:
         yield from ((node, kind) for node, kind in zip((query, key, value), "qkv", strict=True) if node is not None)
-    for node in _linears_ahead(attention.outputs[0]):
-        yield node, "o"
+    for output in attention.outputs[:1]:
+        yield from ((node, "o") for node in _linears_ahead(output))
 
 
 def _feed_forward_networks(
@@ -205,13 +215,16 @@ def _linear_behind_activation(value: ir.Value | None, forks: int = MAX_FORKS) ->
     """The projection behind ``value`` and whether an activation lies between them.
 
     SiLU written as x * sigmoid(x), and GELU written out with Tanh or Erf, are products whose sides share one
-    projection; the activation is then on one of the sides.
+    projection; the activation is then on one of the sides. Back at a node that was passed, the walk ends: there is
+    no projection in a cycle, which an invalid graph may have.
     """
     is_activated = False
+    passed: set[ir.Node] = set()
     while value is not None:
         node = value.producer()
-        if node is None:
+        if node is None or node in passed:
             return None, False
+        passed.add(node)
         if is_linear(node):
             return node, is_activated
         if node.op_type in ACTIVATION_OPS:
@@ -219,7 +232,7 @@ def _linear_behind_activation(value: ir.Value | None, forks: int = MAX_FORKS) ->
         elif node.op_type == "Mul" or (node.op_type == "Add" and _hidden_state_input(node) is None):
             linear, is_activated_aside = _shared_projection(node, forks)
             return linear, is_activated or is_activated_aside
-        elif node.op_type not in PASS_THROUGH_OPS:
+        elif not _passes_through(node):
             return None, False
         value = _hidden_state_input(node)
     return None, False
@@ -252,13 +265,18 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _linears_ahead(value: ir.Value) -> list[ir.Node]:
-    """The projections that read ``value``, directly or through reshaping."""
+    """The projections that read ``value``, directly or through reshaping; each value is looked at once."""
     linears = []
-    for node in value.consumers():
-        if is_linear(node) and node.inputs[0] is value:
-            linears.append(node)
-        elif node.op_type in PASS_THROUGH_OPS and node.op_type != "Add" and node.outputs:
-            linears.extend(_linears_ahead(node.outputs[0]))
+    reached = [value]
+    seen = {value}
+    while reached:
+        value = reached.pop()
+        for node in value.consumers():
+            if is_linear(node) and node.inputs[0] is value:
+                linears.append(node)
+            elif _passes_through(node) and node.op_type != "Add" and not seen.issuperset(node.outputs[:1]):
+                seen.add(node.outputs[0])
+                reached.append(node.outputs[0])
     return linears
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,12 +60,12 @@ class Recipe:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
-        """The recipe as JSON text.
+        """The recipe as JSON text, with null for a number that is not finite.
 
         Args:
             places: for each projection the initializer of the compiled model that holds its threshold. It is written
                 where the threshold is one per channel; a scalar is written as a number.
-            measured: what was seen on an evaluation text, written as it is.
+            measured: what was seen on an evaluation text, in JSON values.
         """
         document: dict[str, Any] = {
             "format": FORMAT,
@@ -76,7 +78,7 @@ class Recipe:
         }
         if measured:
             document["measured"] = dict(measured)
-        return json.dumps(document, indent=1) + "\n"
+        return json.dumps(finite_or_null(document), indent=1, allow_nan=False) + "\n"
 
 
 def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
@@ -85,7 +87,11 @@ def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]])
     Raises:
         SparseccError: the text is no recipe, has another version, or names what is not there.
     """
-    document = parse_recipe_document(text)
+    return recipe_from_document(parse_recipe_document(text), initializers)
+
+
+def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
+    """As :func:`recipe_from_json`, of what :func:`parse_recipe_document` or :func:`read_recipe_document` returned."""
     try:
         calibration = document["calibration"]
         return Recipe(
@@ -104,6 +110,19 @@ def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]])
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise SparseccError(f"the recipe is damaged ({error!r}); compile the model again") from error
+
+
+def read_recipe_document(path: Path) -> dict[str, Any]:
+    """The JSON object of a recipe file, as :func:`parse_recipe_document` checks it.
+
+    Raises:
+        SparseccError: the file cannot be read, or is no recipe.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SparseccError(f"{path} is not a readable UTF-8 text; compile the model again") from error
+    return parse_recipe_document(text)
 
 
 def parse_recipe_document(text: str) -> dict[str, Any]:
@@ -126,6 +145,15 @@ def parse_recipe_document(text: str) -> dict[str, Any]:
     return document
 
 
+def finite_or_null(value: Any) -> Any:
+    """A JSON value with None for each infinity and NaN in it: JSON can say neither."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite_or_null(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str]) -> dict[str, Any]:
     threshold = projection.threshold
     scalar = float(threshold[0]) if threshold.size == 1 else None
@@ -141,7 +169,7 @@ def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str])
 
 
 def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> ProjectionRecipe:
-    threshold = entry["threshold"]
+    threshold = math.inf if entry["threshold"] is None else entry["threshold"]  # JSON has no infinity
     place = threshold["initializer"] if isinstance(threshold, dict) else None
     return ProjectionRecipe(
         name=str(entry["name"]),

@@ -28,7 +28,9 @@ def reference_logits(checkpoint: Path, token_ids: Sequence[int]) -> NDArray[np.f
         output = Path(folder) / "logits.npy"
         command = [sys.executable, "-m", "sparsecc.reference_logits", str(checkpoint), str(output)]
         command += [str(token_id) for token_id in token_ids]
-        process = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+        process = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=folder
+        )
         if process.returncode != 0:
             reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
             raise SparseccError(f"transformers cannot run {checkpoint}: {reason}")

@@ -11,6 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from sparsecc.errors import runtime_failures
+
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 OPS_LIBRARY_NAME = ("" if sys.platform == "win32" else "lib") + "sparsecc_ops" + _SUFFIX
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -46,6 +48,9 @@ def open_session(
     Without ``ops_library`` the sparse operators run as the model-local functions that the model carries.
     ``threads`` is the size of the intra-op pool; 0 leaves it to onnxruntime. Weights are used where the memory map has
     them: onnxruntime's own repacked copies of dense ones would gain little on prompts and double the memory.
+
+    Raises:
+        SparseccError: onnxruntime cannot load the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -57,7 +62,8 @@ def open_session(
     if ops_library is not None:
         options.register_custom_ops_library(str(ops_library))
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    with runtime_failures("onnxruntime cannot load the model"):
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def run_prompt(
@@ -71,12 +77,16 @@ def run_prompt(
     """Run a decoder over a prompt, piece by piece with its key-value cache, and yield the named outputs of each piece.
 
     The pieces bound the memory that hidden states and logits take. Outputs with one row a token are cut accordingly.
+
+    Raises:
+        SparseccError: onnxruntime cannot run the model.
     """
     ids = np.asarray(token_ids, np.int64)[None]
     empty = np.zeros((1, kv_heads, 0, head_size), np.float32)
     cache = {argument.name: empty for argument in session.get_inputs() if argument.name.startswith("past")}
     presents = {argument.name.split(".", 1)[-1]: argument.name for argument in session.get_outputs()}
-    updates = [presents[name.split(".", 1)[-1]] for name in cache]
+    with runtime_failures("the key-value cache of the model has inputs without outputs"):
+        updates = [presents[name.split(".", 1)[-1]] for name in cache]
     given = {argument.name for argument in session.get_inputs()}
     for start in range(0, ids.shape[1], PIECE_TOKENS):
         piece = ids[:, start : start + PIECE_TOKENS]
@@ -87,6 +97,7 @@ def run_prompt(
             "position_ids": np.arange(start, end)[None],
         }
         inputs = {name: value for name, value in inputs.items() if name in given}
-        results = session.run([*outputs, *updates], {**inputs, **cache})
+        with runtime_failures("onnxruntime cannot run the model"):
+            results = session.run([*outputs, *updates], {**inputs, **cache})
         cache = dict(zip(cache, results[len(outputs) :], strict=True))
         yield results[: len(outputs)]

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from sparsecc.errors import SparseccError
 from sparsecc.passes import (
     AnnotatePass,
+    CleanUpPass,
     FoldBiasPass,
     InsertGatherActivePass,
     InsertThresholdPass,
@@ -34,6 +35,7 @@ def sparsify(model: ir.Model, recipe: Recipe) -> None:
         FoldBiasPass(),
         AnnotatePass(recipe),
         ShipFunctionsPass(),
+        CleanUpPass(),
     )
     try:
         for graph_pass in passes:

@@ -59,6 +59,22 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
+def read_text(path: Path) -> bytes:
+    """The bytes of a UTF-8 text.
+
+    Raises:
+        SparseccError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+        content.decode("utf-8")
+    except FileNotFoundError as error:
+        raise SparseccError(f"{path} does not exist; give a UTF-8 text file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SparseccError(f"{path} is not a readable UTF-8 text; give another file") from error
+    return content
+
+
 def token_windows(
     text_path: Path, tokenizer: Tokenizer, *, tokens: int = DEFAULT_TOKENS, window: int = DEFAULT_WINDOW
 ) -> TokenWindows:
@@ -69,14 +85,8 @@ def token_windows(
     Raises:
         SparseccError: the text cannot be read, is not UTF-8, or is shorter than one window.
     """
-    try:
-        content = text_path.read_bytes()
-        text = content.decode("utf-8")
-    except FileNotFoundError as error:
-        raise SparseccError(f"{text_path} does not exist; give a UTF-8 text file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SparseccError(f"{text_path} is not a readable UTF-8 text file") from error
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[:tokens]
+    content = read_text(text_path)
+    ids = tokenizer.encode(content.decode("utf-8"), add_special_tokens=False).ids[:tokens]
     windows = len(ids) // window
     if windows == 0:
         raise SparseccError(

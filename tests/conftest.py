@@ -5,9 +5,9 @@ import pytest
 
 from sparsecc.artifact import Artifact, open_artifact, staged_directory
 from sparsecc.calibration import calibrate
+from sparsecc.calibration_statistics import Statistics
 from sparsecc.compilation import make_recipe, write_sparse_artifact
-from sparsecc.export import export
-from sparsecc.statistics import Statistics
+from sparsecc.dense_export import export
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 MODEL = Path(__file__).parent.parent / "models" / "books-16m"

@@ -21,15 +21,14 @@ class SkipSimplifiedLayerNormalization(OpRun):
 
 
 class GroupQueryAttention(OpRun):
-    """Packed query, key and value [1, S, (H + 2G) D], a cache [1, G, P, D], rotary embedding in two halves."""
+    """Query [1, S, H D], key and value [1, S, G D], a cache [1, G, P, D], rotary embedding in two halves."""
 
     op_domain = "com.microsoft"
 
-    def _run(self, packed, _key, _value, past_key, past_value, *inputs, num_heads=None, kv_num_heads=None, **_options):
+    def _run(self, query, key, value, past_key, past_value, *inputs, num_heads=None, kv_num_heads=None, **_options):
         _lengths, _total, cosines, sines = inputs[:4]
-        length, past, size = packed.shape[1], past_key.shape[2], past_key.shape[3]
-        heads = packed.reshape(length, num_heads + 2 * kv_num_heads, size).transpose(1, 0, 2)
-        query, key, value = np.split(heads, [num_heads, num_heads + kv_num_heads])
+        length, past, size = query.shape[1], past_key.shape[2], past_key.shape[3]
+        query, key, value = (rows.reshape(length, -1, size).transpose(1, 0, 2) for rows in (query, key, value))
         positions = np.arange(past, past + length)
         query = _rotate(query, cosines[positions], sines[positions])
         key = np.concatenate([past_key[0], _rotate(key, cosines[positions], sines[positions])], axis=1)

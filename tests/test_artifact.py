@@ -74,7 +74,21 @@ class TestStagedDirectory:
         with pytest.raises(error), staged_directory(target, overwrite=False) as staging:
             (staging / "file").write_text("half")
             raise error("stop")
+        assert not target.parent.exists()
+
+    def test_parents_that_were_there_stay(self, target: Path):
+        target.parent.mkdir()
+        with pytest.raises(RuntimeError), staged_directory(target / "sub" / "model", overwrite=False):
+            raise RuntimeError
         assert siblings(target) == []
+
+    def test_parents_of_a_target_that_cannot_be_made_are_removed(self, target: Path):
+        with (
+            pytest.raises(SparseccError, match="cannot make"),
+            staged_directory(target / ("x" * 300) / "model", overwrite=False),
+        ):
+            pytest.fail("the block ran")
+        assert not target.parent.exists()
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_an_error_leaves_an_older_target_as_it_was(self, target: Path, error: type[BaseException]):
@@ -94,7 +108,7 @@ class TestStagedDirectory:
         ):
             raise OSError(code, os.strerror(code))
         assert "\n" not in str(raised.value)
-        assert siblings(target) == []
+        assert not target.parent.exists()
 
     def test_an_empty_directory_is_replaced(self, target: Path):
         target.mkdir(parents=True)
@@ -220,6 +234,57 @@ class TestOpenArtifact:
     def test_an_infinite_context_is_refused(self, directory: Path):
         write_config(directory, {"model": {**CONFIG["model"], "context_length": float("inf")}})
         assert "or compile the model again" in refusal(directory)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '{"model": {}, "model": {}}',
+            '{"model": {"decoder": {"session_options": {"custom_ops_library": "a", "custom\\u005fops_library": "b"}}}}',
+            '{"more": [{"a": 1, "a": 1}]}',
+        ],
+    )
+    def test_a_key_that_is_there_twice_is_refused(self, directory: Path, content: str):
+        (directory / "genai_config.json").write_text(content)
+        assert "a key twice" in refusal(directory)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {**CONFIG, "custom_ops_library": OPS_LIBRARY_NAME},
+            {**CONFIG, "engine": {"decoder": {"session_options": {"custom_ops_library": "evil.so"}}}},
+            {"model": {**CONFIG["model"], "encoder": {"session_options": {"custom_ops_library": "evil.so"}}}},
+            with_decoder(pipeline=[{"first": {"session_options": {"custom_ops_library": "evil.so"}}}]),
+            with_decoder(session_options={"more": {"custom_ops_library": "evil.so"}}),
+        ],
+        ids=str,
+    )
+    def test_a_library_in_another_place_is_refused(self, directory: Path, config: object):
+        write_config(directory, config)
+        assert "names a library at" in refusal(directory)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            with_decoder(session_options={"provider_options": [{"cuda": {}}]}),
+            with_decoder(pipeline=[{"first": {"session_options": {"provider_options": [{"evil": {}}]}}}]),
+            {**CONFIG, "provider_options": {"evil": {"library_path": "evil.so"}}},
+        ],
+        ids=str,
+    )
+    def test_other_providers_than_the_cpu_are_refused(self, directory: Path, config: object):
+        write_config(directory, config)
+        assert "runs on the CPU" in refusal(directory)
+
+    def test_no_provider_options_are_fine(self, directory: Path):
+        write_config(directory, with_decoder(session_options={"provider_options": []}))
+        open_artifact(directory)
+
+    def test_a_recipe_that_is_no_text_is_refused(self, directory: Path):
+        (directory / "recipe.json").write_bytes(b"\xff\xfe")
+        with pytest.raises(SparseccError, match="not a readable UTF-8 text"):
+            _ = open_artifact(directory).recipe_document
+        with pytest.raises(SparseccError, match="not made by sparsecc"):
+            check_target(directory, overwrite=True)
 
     @pytest.mark.parametrize("filename", ["../model.onnx", "/etc/passwd", "sub/model.onnx", ""])
     def test_a_model_outside_the_folder_is_refused(self, directory: Path, filename: str):

@@ -136,7 +136,7 @@ def test_an_evaluation_text_is_checked_before_the_work(refused, checkpoint, tmp_
 
 
 def test_statistics_of_another_model(refused, dense, statistics, tmp_path, copy_of):
-    from sparsecc.statistics import write_statistics
+    from sparsecc.calibration_statistics import write_statistics
 
     write_statistics(statistics, tmp_path / "statistics.h5")
     copy = copy_of(dense.directory)

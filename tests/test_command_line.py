@@ -105,8 +105,8 @@ def test_bench_reports_speeds_ratio_and_floor(run, dense, compiled):
 
 def test_inspect_lists_every_projection(run, dense, compiled):
     projections = json.loads(run("inspect", compiled("wina", 0.5).directory, "--json"))["projections"]
-    assert len(projections) == 40
-    assert {entry["kind"] for entry in projections} == {"qkv", "o", "gate", "up", "down"}
+    assert len(projections) == 56
+    assert {entry["kind"] for entry in projections} == {"q", "k", "v", "o", "gate", "up", "down"}
     assert all(entry["method"] == "wina" and entry["target_sparsity"] == 0.5 for entry in projections)
     assert all(entry["threshold"][0] < entry["threshold"][1] for entry in projections)
     assert all(

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sparsecc.calibration_statistics import HiddenStateStatistics, ProjectionStatistics, Statistics
 from sparsecc.methods import METHODS
 from sparsecc.methods.teal import teal
 from sparsecc.methods.wina import wina
 from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import Calibration, Recipe
-from sparsecc.statistics import HiddenStateStatistics, ProjectionStatistics, Statistics
 
 from .graphs import Array, model_of
 

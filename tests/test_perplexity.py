@@ -28,13 +28,12 @@ def test_sparse_perplexity_agrees_with_pytorch(compiled, method):
     evaluation = perplexity_of(compiled(method, 0.5))
     assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"][f"{method}-0.5"], rel=TOLERANCE)
     assert evaluation.sparsity == pytest.approx(0.5, abs=0.02)
-    assert set(evaluation.sparsity_by_kind) == {"qkv", "o", "gate", "up", "down"}
+    assert set(evaluation.sparsity_by_kind) == {"q", "k", "v", "o", "gate", "up", "down"}
 
 
 def test_thresholds_agree_with_pytorch(compiled):
     recipe = json.loads((compiled("teal", 0.5).directory / "recipe.json").read_text())
-    names = {"qkv": "self_attn.q_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj"}
-    names |= {"up": "mlp.up_proj", "down": "mlp.down_proj"}
     for entry in recipe["projections"]:
-        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry['layer']}.{names[entry['kind']]}"]
+        block = "mlp" if entry["kind"] in ("gate", "up", "down") else "self_attn"
+        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry['layer']}.{block}.{entry['kind']}_proj"]
         assert entry["threshold"] == pytest.approx(reference, rel=1e-3)

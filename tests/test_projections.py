@@ -14,7 +14,9 @@ from .graphs import BLOCK_KINDS, FEED_FORWARD, FEED_FORWARD_SHAPES, block, model
 
 LAYERS = 8
 PLACES = {
-    "qkv": ("attn/qkv_proj", 384, 640),
+    "q": ("attn/q_proj", 384, 384),
+    "k": ("attn/k_proj", 384, 128),
+    "v": ("attn/v_proj", 384, 128),
     "o": ("attn/o_proj", 384, 384),
     "gate": ("mlp/gate_proj", 384, 1024),
     "up": ("mlp/up_proj", 384, 1024),
@@ -243,6 +245,52 @@ def test_weights_that_are_no_constant_float32_matrices_are_ignored(change: Calla
     model = model_of(FEED_FORWARD, FEED_FORWARD_SHAPES)
     change(dict(model.graph.initializers))
     assert find_projections(model.graph) == []
+
+
+def test_a_threshold_of_another_domain_is_no_selection():
+    body = "u = MatMul(x, w_up)  h = Relu(u)  t = com.microsoft.Threshold(h)  y = MatMul(t, w_down)"
+    assert kinds(feed_forward(body)) == []
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Relu", "ai.sparsecc.Threshold", "ai.sparsecc.GatherActive"])
+def test_a_cycle_before_a_product_leads_nowhere(operator: str):
+    model = feed_forward(f"a = {operator}(x)  b = {operator}(a)  y = MatMul(b, w_down)", w_down=(8, 8))
+    model.graph[0].replace_input_with(0, model.graph[1].outputs[0])
+    assert find_projections(model.graph) == []
+
+
+def test_a_cycle_of_products_leads_nowhere():
+    model = feed_forward("s = Sigmoid(x)  a = Mul(x, s)  y = MatMul(a, w_down)", w_down=(8, 8))
+    for node in (model.graph[0], model.graph[1]):
+        node.replace_input_with(0, model.graph[1].outputs[0])
+    assert find_projections(model.graph) == []
+
+
+def test_the_hidden_state_and_threshold_of_a_product_in_a_cycle_are_found():
+    model = block()
+    sparsify(model, recipe_for(model))
+    down = find_projections(model.graph)[-1]
+    threshold = named(model, "/layers.0/mlp/down_proj/Threshold")
+    threshold.replace_input_with(0, down.node.inputs[0])
+    assert down.threshold is threshold
+    assert down.input is down.node.inputs[0]
+
+
+def test_a_cycle_behind_attention_leads_nowhere():
+    model = attention("a = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v)  b = LayerNormalization(a, a)")
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    back = ir.node("Identity", norm.outputs, graph=model.graph)
+    norm.replace_input_with(1, back.outputs[0])
+    assert kinds(model) == ["q", "k", "v", "o"]
+
+
+def test_paths_that_part_and_meet_behind_attention_are_walked_once():
+    """60 diamonds in a row, 2 ** 60 paths."""
+    diamonds = " ".join(
+        f"l{i} = Identity(d{i})  r{i} = Identity(d{i})  d{i + 1} = LayerNormalization(l{i}, r{i})" for i in range(60)
+    )
+    model = attention(f"d0 = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v)  {diamonds}  a = Cast(d60)")
+    assert kinds(model) == ["q", "k", "v", "o"]
 
 
 def test_dequantized_weights_are_ignored():

@@ -1,5 +1,7 @@
 import copy
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecc.errors import SparseccError
-from sparsecc.recipe import Calibration, ProjectionRecipe, Recipe, parse_recipe_document, recipe_from_json
+from sparsecc.recipe import (
+    Calibration,
+    ProjectionRecipe,
+    Recipe,
+    parse_recipe_document,
+    read_recipe_document,
+    recipe_from_json,
+)
 
 SCALAR = ProjectionRecipe("/layers.0/up", 0, "up", "teal", 0.5, 0.4987, np.array([0.1], np.float32))
 PER_CHANNEL = ProjectionRecipe(
@@ -56,6 +65,31 @@ def test_scalars_are_written_as_numbers_and_channels_as_the_place_that_holds_the
     assert per_channel["threshold"] == {"initializer": "/layers.3/down/Threshold/T"}
 
 
+def refuse_constant(name: str) -> None:
+    pytest.fail(f"the recipe says {name}")
+
+
+def test_no_number_in_the_json_is_infinite_or_nan():
+    entry = ProjectionRecipe("p", 0, "q", "wina", 0.5, 0.5, np.array([np.inf], np.float32))
+    measured = {"perplexity": {"dense": math.nan, "sparse": math.inf}, "speeds": (1.5, -math.inf)}
+    document = json.loads(Recipe("wina", 0.5, (entry,)).to_json(None, measured), parse_constant=refuse_constant)
+    assert document["projections"][0]["threshold"] is None
+    assert document["measured"] == {"perplexity": {"dense": None, "sparse": None}, "speeds": [1.5, None]}
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{"])
+def test_a_file_that_cannot_be_read_is_refused_with_a_remedy(tmp_path: Path, content: bytes | None):
+    if content is not None:
+        (tmp_path / "recipe.json").write_bytes(content)
+    with pytest.raises(SparseccError, match="compile the model again"):
+        read_recipe_document(tmp_path / "recipe.json")
+
+
+def test_a_file_is_read(tmp_path: Path):
+    (tmp_path / "recipe.json").write_text(RECIPE.to_json(PLACES))
+    assert read_recipe_document(tmp_path / "recipe.json") == DOCUMENT
+
+
 def test_measurements_are_written_and_do_not_disturb_reading():
     text = RECIPE.to_json(PLACES, {"perplexity": 12.5})
     assert json.loads(text)["measured"] == {"perplexity": 12.5}
@@ -96,7 +130,7 @@ def test_a_missing_field_of_a_projection_is_refused(field: str):
 
 @pytest.mark.parametrize(
     "threshold",
-    [None, "much", [], [[1, 2]], {}, {"initializer": None}, {"initializer": []}, {"initializer": "x"}, 10**400],
+    ["much", [], [[1, 2]], {}, {"initializer": None}, {"initializer": []}, {"initializer": "x"}, 10**400],
 )
 def test_a_threshold_that_is_no_number_and_no_place_is_refused(threshold: object):
     document = copy.deepcopy(DOCUMENT)
@@ -105,7 +139,7 @@ def test_a_threshold_that_is_no_number_and_no_place_is_refused(threshold: object
         read(document)
 
 
-@pytest.mark.parametrize("calibration", ["text", 3, {"tokens": 1}, {**DOCUMENT["calibration"], "more": 1}])
+@pytest.mark.parametrize("calibration", ["text", 3, {"tokens": 1}, {**DOCUMENT["calibration"], "tokens": "many"}])
 def test_a_damaged_calibration_is_refused(calibration: object):
     with pytest.raises(SparseccError, match="damaged"):
         read({**DOCUMENT, "calibration": calibration})

@@ -5,11 +5,11 @@ To add one: write a module with a function of the signature of :func:`sparsecc.m
 
 from collections.abc import Callable, Sequence
 
+from sparsecc.calibration_statistics import Statistics
 from sparsecc.methods.teal import teal
 from sparsecc.methods.wina import wina
 from sparsecc.projections import Projection
 from sparsecc.recipe import Recipe
-from sparsecc.statistics import Statistics
 
 Method = Callable[[Sequence[Projection], Statistics, float], Recipe]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sparsecc.calibration_statistics import Statistics
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
 from sparsecc.projections import Projection
 from sparsecc.recipe import Recipe
-from sparsecc.statistics import Statistics
 
 
 def teal(projections: Sequence[Projection], statistics: Statistics, sparsity: float) -> Recipe:

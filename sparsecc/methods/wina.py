@@ -8,18 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.calibration_statistics import Statistics
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
 from sparsecc.projections import Projection
 from sparsecc.recipe import Recipe
-from sparsecc.statistics import Statistics
 
 
 def wina(projections: Sequence[Projection], statistics: Statistics, sparsity: float) -> Recipe:
     """Keep channel k where abs(x_k) * norm2(w_k) >= t, with t the ``sparsity`` quantile of that score.
 
     The paper keeps the top scores of each token; a calibrated t keeps the same share on average and needs no sorting.
-    The norm is folded into a threshold per channel, T_k = t / norm2(w_k). A fused projection is one matrix here, so
-    its rows are as long as all that they feed.
+    The norm is folded into a threshold per channel, T_k = t / norm2(w_k).
     """
     entries = []
     for projection in projections:

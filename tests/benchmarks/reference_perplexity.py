@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sparsecc.calibration import calibrate_once
 from sparsecc.compilation import make_recipe, write_sparse_artifact
+from sparsecc.dense_export import export
 from sparsecc.evaluation import evaluate
-from sparsecc.export import export
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 TOLERANCE = 0.005

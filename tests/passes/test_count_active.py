@@ -1,5 +1,6 @@
 import numpy as np
 import onnx_ir as ir
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -30,7 +31,15 @@ def test_each_threshold_gets_an_output_named_after_it(dense_model: ir.Model):
     counts = [value.name for value in dense_model.graph.outputs][len(before) :]
     assert counts == [active_count_name(node) for node in dense_model.graph if node.op_type == "Threshold"]
     assert len(counts) == 4 * 8
-    assert counts[0] == "/model/layers.0/attn/qkv_proj/Threshold/active_count"
+    assert counts[0] == "/model/layers.0/attn/q_proj/Threshold/active_count"
+
+
+def test_thresholds_that_share_a_name_are_refused(model: ir.Model):
+    sparsify(model, recipe_for(model))
+    for node in model.graph:
+        node.name = "same"
+    with pytest.raises(ir.passes.PreconditionError, match="one name"):
+        CountActivePass()(model)
 
 
 def test_a_count_is_an_integer_scalar(model: ir.Model):

@@ -9,6 +9,7 @@ import pytest
 
 from sparsecc.passes import (
     AnnotatePass,
+    CleanUpPass,
     CountActivePass,
     FoldBiasPass,
     InsertGatherActivePass,
@@ -41,6 +42,7 @@ ALL_BUT_TAP: dict[str, Callable[[Recipe], ir.passes.InPlacePass]] = {
     "FoldBias": lambda _: FoldBiasPass(),
     "Annotate": AnnotatePass,
     "ShipFunctions": lambda _: ShipFunctionsPass(),
+    "CleanUp": lambda _: CleanUpPass(),
     "CountActive": lambda _: CountActivePass(),
 }
 ALL = {**ALL_BUT_TAP, "TapValues": lambda _: TapValuesPass(["gated", "y"])}
@@ -50,6 +52,7 @@ ALL = {**ALL_BUT_TAP, "TapValues": lambda _: TapValuesPass(["gated", "y"])}
 @pytest.mark.parametrize("text", [EMPTY, IDENTITY, UNRELATED], ids=["empty", "identity", "unrelated"])
 def test_a_graph_without_work_stays_as_it_is(name: str, text: str):
     model = model_of(text, {"w": (8, 8), "b": (8,), "v": (8, 4)} if text is UNRELATED else {})
+    CleanUpPass()(model)
     before = serialized(model)
     result = ALL_BUT_TAP[name](Recipe("teal", 0.5))(model)
     assert not result.modified
@@ -80,6 +83,18 @@ def test_the_model_stays_valid_and_runs_after_each_pass(model: ir.Model, name: s
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     x = np.random.default_rng(0).standard_normal((1, 3, 8)).astype(np.float32)
     assert all(np.isfinite(output).all() for output in run(model, x=x))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_pass_that_had_not_done_its_work_would_be_caught(model: ir.Model, name: str):
+    recipe = recipe_for(model)
+    for earlier, make in ALL_BUT_TAP.items():
+        if earlier == name:
+            break
+        make(recipe)(model)
+    ir.node("Relu", [model.graph.inputs[0]], graph=model.graph, name="unused")
+    with pytest.raises(ir.passes.PostconditionError):
+        ALL[name](recipe).ensures(model)
 
 
 @pytest.mark.parametrize("name", ["InsertThreshold", "InsertGatherActive", "ReplaceMatMul", "FoldBias"])

@@ -103,11 +103,18 @@ def test_a_bias_may_serve_two_products():
     assert named(model, "up/SparseMatMul").inputs[3] is named(model, "2").inputs[3]
 
 
-def test_a_product_written_without_a_place_for_a_bias_stays():
+def test_a_product_written_without_a_place_for_a_bias_gets_one():
     text = (
         "sparse (float[s, 8] v, int64[8] i) => (float[s, 4] y) { p = ai.sparsecc.SparseMatMul(v, i, w) y = Add(p, b) }"
     )
     model = model_of(text, {"w": (8, 4), "b": (4,)})
+    assert FoldBiasPass()(model).modified
+    assert [value.name for value in model.graph[0].inputs] == ["v", "i", "w", "b"]
+
+
+def test_a_product_with_a_bias_keeps_it():
+    model = product_and("h = Add(p, b)  y = Add(h, b)")
+    assert FoldBiasPass()(model).modified
     assert not FoldBiasPass()(model).modified
 
 

@@ -19,7 +19,7 @@ def thresholds(model: ir.Model) -> list[ir.Node]:
 def test_equal_thresholds_on_one_hidden_state_are_one_node(dense_model: ir.Model):
     InsertThresholdPass(recipe_for(dense_model))(dense_model)
     assert len(thresholds(dense_model)) == 4 * 8
-    gate, up = (projection for projection in find_projections(dense_model.graph)[2:4])
+    gate, up = (projection for projection in find_projections(dense_model.graph)[4:6])
     assert gate.threshold is up.threshold is named(dense_model, "/model/layers.0/mlp/gate_proj/Threshold")
 
 
@@ -31,8 +31,8 @@ def test_a_threshold_for_each_channel_and_projection_is_a_node_each(dense_model:
         for index, entry in enumerate(recipe.projections)
     ]
     InsertThresholdPass(dataclasses.replace(recipe, projections=tuple(entries)))(dense_model)
-    assert len(thresholds(dense_model)) == 5 * 8
-    gate, up = (projection for projection in find_projections(dense_model.graph)[2:4])
+    assert len(thresholds(dense_model)) == 7 * 8
+    gate, up = (projection for projection in find_projections(dense_model.graph)[4:6])
     assert gate.threshold is not up.threshold
     assert gate.input is up.input
 

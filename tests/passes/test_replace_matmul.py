@@ -17,8 +17,8 @@ def replaced(model: ir.Model) -> ir.Model:
 def test_every_projection_and_no_other_product_is_replaced(dense_model: ir.Model):
     before = Counter(operators(dense_model))
     after = Counter(operators(replaced(dense_model)))
-    assert after["SparseMatMul"] == 5 * 8
-    assert after["MatMul"] == before["MatMul"] - 5 * 8 == 1
+    assert after["SparseMatMul"] == 7 * 8
+    assert after["MatMul"] == before["MatMul"] - 7 * 8 == 1
 
 
 def test_it_reads_the_active_channels_and_the_weight_that_was_there(model: ir.Model):
@@ -64,6 +64,18 @@ def test_what_else_reads_the_thresholded_state_is_left_alone():
     model = model_of(text, {"w": (8, 4)})
     ReplaceMatMulPass()(model)
     assert operators(model) == ["Threshold", "GatherActive", "SparseMatMul", "MatMul", "Relu"]
+
+
+def test_two_lists_of_one_state_replace_a_product_once():
+    text = """
+    sparse (float[s, 8] x) => (float[s, 4] y) {
+      c, i = ai.sparsecc.GatherActive(x)
+      d, j = ai.sparsecc.GatherActive(x)
+      y = MatMul(x, w)
+    }"""
+    model = model_of(text, {"w": (8, 4)})
+    ReplaceMatMulPass()(model)
+    assert operators(model) == ["GatherActive", "GatherActive", "SparseMatMul"]
 
 
 def test_one_weight_may_serve_two_projections():

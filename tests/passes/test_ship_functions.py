@@ -25,6 +25,19 @@ def test_a_sparse_model_ships_its_three_operators(model: ir.Model):
     assert shipped(model) == {"Threshold", "GatherActive", "SparseMatMul"}
 
 
+def test_a_missing_import_alone_is_a_change(model: ir.Model):
+    sparsify(model, recipe_for(model))
+    del model.opset_imports["ai.sparsecc"]
+    assert ShipFunctionsPass()(model).modified
+    assert model.opset_imports["ai.sparsecc"] == 1
+
+
+def test_a_sparse_operator_that_there_is_not_is_refused():
+    model = model_of("unknown (float[8] x) => (float[8] y) { y = ai.sparsecc.Unheard(x) }")
+    with pytest.raises(ir.passes.PreconditionError, match="Unheard"):
+        ShipFunctionsPass()(model)
+
+
 def test_functions_that_are_there_stay(model: ir.Model):
     sparsify(model, recipe_for(model))
     before = dict(model.functions)

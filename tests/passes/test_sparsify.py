@@ -38,6 +38,7 @@ STEPS = [
     "FoldBiasPass",
     "AnnotatePass",
     "ShipFunctionsPass",
+    "CleanUpPass",
 ]
 
 

@@ -21,6 +21,11 @@ def test_what_is_an_output_already_stays_where_it_is(model: ir.Model):
     assert outputs(model) == ["y", "gated"]
 
 
+def test_a_value_named_twice_is_one_output(model: ir.Model):
+    TapValuesPass(["gated", "gated"])(model)
+    assert outputs(model) == ["y", "gated"]
+
+
 def test_a_tapped_value_is_what_the_graph_computes_there(model: ir.Model, weights: dict[str, np.ndarray]):
     TapValuesPass(["gated", "r"])(model)
     x = np.random.default_rng(1).standard_normal((1, 5, 8)).astype(np.float32)

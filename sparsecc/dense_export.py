@@ -27,13 +27,14 @@ _COMPARED_TOKENS = 128
 _BYTES_PER_PARAMETER = 4
 
 
-def export(model: str, output: Path, *, overwrite: bool = False) -> Artifact:
+def export(model: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False) -> Artifact:
     """Export a Hugging Face directory or hub id to a dense artifact in fp32.
 
     Raises:
         SparseccError: the checkpoint is missing, damaged or of an architecture that cannot be exported, or the output
             directory may not be written.
     """
+    model, output = os.fspath(model), Path(output)
     if is_onnx_directory(Path(model)):
         raise SparseccError(f"{model} is an ONNX model already; give a Hugging Face checkpoint")
     checkpoint = find_checkpoint(model)
@@ -79,10 +80,14 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
 
 
 def _run_model_builder(checkpoint: Path, directory: Path) -> None:
-    """In a process of its own: it gives its memory back, and its chatter stays off standard output."""
+    """In a process of its own: it gives its memory back, and its chatter stays off standard output.
+
+    q, k and v stay three projections, because methods treat them differently: v needs its small entries most.
+    """
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", str(checkpoint), "-o", str(directory), "-p", "fp32", "-e", "cpu", "-c", cache]
+        command += ["--extra_options", "fuse_qkv=false"]
         process = subprocess.run(
             command,
             check=False,

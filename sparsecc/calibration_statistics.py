@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import io
+import operator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -19,6 +21,10 @@ from sparsecc.recipe import Calibration
 
 FORMAT = "sparsecc-statistics"
 VERSION = 1
+MAX_CHANNELS = 1 << 20
+"""More than any model has; a file that claims more is not read."""
+MAX_COUNT = 1 << 62
+"""So that the counts of a histogram sum to an int64."""
 
 
 @dataclasses.dataclass
@@ -46,6 +52,10 @@ class HiddenStateStatistics:
         self.magnitudes += histogram.bin_counts(magnitudes)
         self.channel_sum += hidden.sum(axis=0, dtype=np.float64)
         self.channel_square_sum += np.square(hidden, dtype=np.float64).sum(axis=0)
+
+    @property
+    def channels(self) -> int:
+        return int(self.channel_sum.size)
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -99,9 +109,11 @@ def write_statistics(statistics: Statistics, path: Path) -> None:
     """Write an HDF5 file: groups ``hidden_states`` and ``projections`` with one numbered group each.
 
     The dataset names are the attribute names of the classes above; histograms are compressed. The latest file format
-    has checksums: damage to an older one goes unseen, or makes the HDF5 library read on for ever.
+    has checksums: damage to an older one goes unseen, or makes the HDF5 library read on for ever. The file is made in
+    memory first: the library crashes when the disk is full.
     """
-    with h5py.File(path, "w", libver="latest") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="latest") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, **dataclasses.asdict(statistics.calibration)})
         for kind in ("hidden_states", "projections"):
             file.create_group(kind)
@@ -110,10 +122,11 @@ def write_statistics(statistics: Statistics, path: Path) -> None:
                 group.attrs["name"] = name
                 for field in dataclasses.fields(entry):
                     _write_field(group, field.name, getattr(entry, field.name))
+    path.write_bytes(content.getbuffer())
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read what :func:`write_statistics` wrote.
+    """Read what :func:`write_statistics` wrote, no array before its type and shape are seen to be right.
 
     Raises:
         SparseccError: the file is missing, no statistics file, damaged, or of another version.
@@ -124,18 +137,18 @@ def read_statistics(path: Path) -> Statistics:
         with h5py.File(path, "r") as file:
             if (file.attrs.get("format"), file.attrs.get("version")) != (FORMAT, VERSION):
                 raise SparseccError(f"{path} is not a statistics file of this version; run `sparsecc calibrate` again")
-            return Statistics(
-                Calibration(
-                    text_sha256=str(file.attrs["text_sha256"]),
-                    model_sha256=str(file.attrs["model_sha256"]),
-                    tokens=int(file.attrs["tokens"]),
-                    window=int(file.attrs["window"]),
-                ),
-                _read_group(file["hidden_states"], HiddenStateStatistics),
-                _read_group(file["projections"], ProjectionStatistics),
+            calibration = Calibration(
+                text_sha256=_text(file, "text_sha256"),
+                model_sha256=_text(file, "model_sha256"),
+                tokens=operator.index(file.attrs["tokens"]),
+                window=operator.index(file.attrs["window"]),
             )
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise SparseccError(f"{path} is damaged ({error}); run `sparsecc calibrate` again") from error
+            hidden_states = _read_entries(file["hidden_states"], _read_hidden_state)
+            projections = _read_entries(file["projections"], lambda group: _read_projection(group, hidden_states))
+            return Statistics(calibration, hidden_states, projections)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SparseccError(f"{path} is damaged ({reason}); run `sparsecc calibrate` again") from error
 
 
 Entry = TypeVar("Entry", HiddenStateStatistics, ProjectionStatistics)
@@ -148,13 +161,65 @@ def _write_field(group: h5py.Group, name: str, value: object) -> None:
         group.attrs[name] = value
 
 
-def _read_group(parent: h5py.Group, kind: type[Entry]) -> dict[str, Entry]:
-    entries = {}
+def _read_entries(parent: h5py.Group, read: Callable[[h5py.Group], Entry]) -> dict[str, Entry]:
+    if not isinstance(parent, h5py.Group):
+        raise TypeError(f"{parent.name} is no group")
+    entries: dict[str, Entry] = {}
     for index in sorted(parent, key=int):
-        group = parent[index]
-        fields = {
-            field.name: group[field.name][...] if field.name in group else group.attrs[field.name]
-            for field in dataclasses.fields(kind)
-        }
-        entries[str(group.attrs["name"])] = kind(**fields)
+        name = _text(parent[index], "name")
+        if name in entries:
+            raise ValueError(f"two entries have the name {name!r}")
+        entries[name] = read(parent[index])
     return entries
+
+
+def _read_hidden_state(group: h5py.Group) -> HiddenStateStatistics:
+    channel_sum = _read_vector(group, "channel_sum", np.float64, lowest=-np.inf)
+    rows = operator.index(group.attrs["rows"])
+    if rows <= 0:
+        raise ValueError(f"{group.name} has {rows} rows")
+    return HiddenStateStatistics(
+        rows=rows,
+        magnitudes=_read_histogram(group, "magnitudes"),
+        channel_sum=channel_sum,
+        channel_square_sum=_read_vector(group, "channel_square_sum", np.float64, channel_sum.size),
+    )
+
+
+def _read_projection(group: h5py.Group, hidden_states: Mapping[str, HiddenStateStatistics]) -> ProjectionStatistics:
+    hidden_state = _text(group, "hidden_state")
+    channels = hidden_states[hidden_state].channels
+    return ProjectionStatistics(
+        hidden_state=hidden_state,
+        row_norms=_read_vector(group, "row_norms", np.float32, channels),
+        weighted_magnitudes=_read_histogram(group, "weighted_magnitudes"),
+    )
+
+
+def _read_histogram(group: h5py.Group, name: str) -> NDArray[np.int64]:
+    counts = _read_vector(group, name, np.int64, histogram.BINS)
+    if not 0 < counts.sum(dtype=np.float64) < MAX_COUNT:
+        raise ValueError(f"{group.name}/{name} counts nothing or too much")
+    return counts
+
+
+def _read_vector(
+    group: h5py.Group, name: str, kind: type[np.generic], length: int | None = None, *, lowest: float = 0
+) -> NDArray[Any]:
+    """A finite vector, of any length in reason where none is given."""
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != kind or dataset.ndim != 1:
+        raise TypeError(f"{group.name}/{name} is no vector of {kind.__name__}")
+    if not 0 < dataset.size <= MAX_CHANNELS or length not in (None, dataset.size):
+        raise ValueError(f"{group.name}/{name} has {dataset.size} entries")
+    vector: NDArray[Any] = dataset[...]
+    if not np.isfinite(vector).all() or vector.min() < lowest:
+        raise ValueError(f"{group.name}/{name} has entries out of range")
+    return vector
+
+
+def _text(group: h5py.Group, name: str) -> str:
+    text = group.attrs[name]
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is no text")
+    return text

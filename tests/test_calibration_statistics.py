@@ -6,18 +6,19 @@ import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sparsecc import histogram
-from sparsecc.errors import SparseccError
-from sparsecc.projections import Projection, find_projections
-from sparsecc.recipe import Calibration
-from sparsecc.statistics import (
+from sparsecc.calibration_statistics import (
     HiddenStateStatistics,
     ProjectionStatistics,
     Statistics,
     read_statistics,
     write_statistics,
 )
+from sparsecc.errors import SparseccError
+from sparsecc.projections import Projection, find_projections
+from sparsecc.recipe import Calibration
 
 from .graphs import FEED_FORWARD, FEED_FORWARD_SHAPES, model_of, random_arrays
 
@@ -104,17 +105,21 @@ def test_a_file_gives_back_what_was_written(statistics: Statistics, file: Path):
             assert np.asarray(getattr(actual, field)).dtype == np.asarray(value).dtype
 
 
-def test_entries_keep_their_order_beyond_ten(tmp_path: Path):
-    names = [f"/layers.{index}/x" for index in range(12)]
-    states = {name: HiddenStateStatistics.empty(2) for name in names}
+def test_entries_keep_their_order_beyond_ten(statistics: Statistics, tmp_path: Path):
+    states = {f"/layers.{index}/x": statistics.hidden_states["x"] for index in range(12)}
     write_statistics(Statistics(CALIBRATION, states, {}), tmp_path / "s.h5")
-    with h5py.File(tmp_path / "s.h5") as file:
-        assert [file[f"hidden_states/{index}"].attrs["name"] for index in range(12)] == names
+    assert list(read_statistics(tmp_path / "s.h5").hidden_states) == list(states)
 
 
 def test_a_file_with_no_entries_can_be_read(tmp_path: Path):
     write_statistics(Statistics(CALIBRATION, {}, {}), tmp_path / "s.h5")
     assert read_statistics(tmp_path / "s.h5") == Statistics(CALIBRATION, {}, {})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_an_error_of_the_file_system(statistics: Statistics):
+    with pytest.raises(OSError, match="No space left"):
+        write_statistics(statistics, Path("/dev/full"))
 
 
 def test_the_documented_names_are_readable_without_sparsecc(statistics: Statistics, file: Path):
@@ -144,11 +149,40 @@ def delete_attribute(group: str, name: str):
     return damage
 
 
-def replace_attribute(name: str, value: object):
+def replace_attribute(name: str, value: object, group: str = "/"):
     def damage(file: h5py.File) -> None:
-        file.attrs[name] = value
+        file[group].attrs[name] = value
 
     return damage
+
+
+def replace_dataset(name: str, value: object):
+    def damage(file: h5py.File) -> None:
+        del file[name]
+        file[name] = value
+
+    return damage
+
+
+def claim_shape(name: str, *shape: int):
+    """A dataset of which nothing was written takes no room in the file, whatever its shape."""
+
+    def damage(file: h5py.File) -> None:
+        dtype = file[name].dtype
+        del file[name]
+        file.create_dataset(name, shape, dtype, chunks=(1024,) * len(shape))
+
+    return damage
+
+
+def one_count(place: int, count: int) -> NDArray[np.int64]:
+    counts = np.ones(histogram.BINS, np.int64)
+    counts[place] = count
+    return counts
+
+
+def add_entry_of_the_same_name(file: h5py.File) -> None:
+    file.copy("projections/0", "projections/1")
 
 
 def replace_group(file: h5py.File) -> None:
@@ -170,6 +204,27 @@ DAMAGES = {
     "newer version": replace_attribute("version", 2),
     "other format": replace_attribute("format", "something"),
     "format is an array": replace_attribute("format", np.zeros(3)),
+    "histogram of floats": replace_dataset("hidden_states/0/magnitudes", np.ones(histogram.BINS)),
+    "histogram too short": replace_dataset("hidden_states/0/magnitudes", np.ones(histogram.BINS - 1, np.int64)),
+    "histogram of everything": claim_shape("projections/0/weighted_magnitudes", 1 << 50),
+    "histogram of nothing": replace_dataset("hidden_states/0/magnitudes", np.zeros(histogram.BINS, np.int64)),
+    "negative count": replace_dataset("projections/0/weighted_magnitudes", one_count(3, -1)),
+    "too great a count": replace_dataset("projections/0/weighted_magnitudes", one_count(3, 2**63 - 1)),
+    "channels without end": claim_shape("hidden_states/0/channel_sum", 1 << 50),
+    "no channels": replace_dataset("hidden_states/0/channel_sum", np.zeros(0)),
+    "channels that differ": replace_dataset("hidden_states/0/channel_square_sum", np.ones(CHANNELS + 1)),
+    "negative squares": replace_dataset("hidden_states/0/channel_square_sum", -np.ones(CHANNELS)),
+    "infinite sum": replace_dataset("hidden_states/0/channel_sum", np.full(CHANNELS, np.inf)),
+    "too few norms": replace_dataset("projections/0/row_norms", np.ones(CHANNELS - 1, np.float32)),
+    "norms of float64": replace_dataset("projections/0/row_norms", np.ones(CHANNELS)),
+    "norms are a matrix": replace_dataset("projections/0/row_norms", np.ones((CHANNELS, 1), np.float32)),
+    "norm that is no number": replace_dataset("projections/0/row_norms", np.full(CHANNELS, np.nan, np.float32)),
+    "norms are one number": replace_dataset("projections/0/row_norms", np.float32(1)),
+    "no such hidden state": replace_attribute("hidden_state", "y", "projections/0"),
+    "hidden state without rows": replace_attribute("rows", 0, "hidden_states/0"),
+    "name is a number": replace_attribute("name", 3, "projections/0"),
+    "name is there twice": add_entry_of_the_same_name,
+    "tokens are a fraction": replace_attribute("tokens", 1.5),
     "tokens are text": replace_attribute("tokens", "many"),
     "group is a dataset": replace_group,
     "group is not numbered": add_group,

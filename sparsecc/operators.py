@@ -1,0 +1,23 @@
+"""The names of the sparse operators, apart from their definitions so that reading a graph needs no onnxscript.
+
+What the operators mean is said in :mod:`sparsecc.runtime_ops.definitions`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+DOMAIN = "ai.sparsecc"
+VERSION = 1
+
+
+def is_threshold(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "Threshold")
+
+
+def is_gather_active(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "GatherActive")
+
+
+def is_sparse_matmul(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "SparseMatMul")
