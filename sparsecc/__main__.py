@@ -26,7 +26,8 @@ def main() -> None:
         if not sys.argv[1:]:  # the help
             print(usage_message())
             sys.exit(2)
-        _fail(f"{usage_message()} See sparsecc --help.")
+        command = getattr(getattr(error, "ctx", None), "command_path", "sparsecc")
+        _fail(f"{usage_message()} See {command} --help.")
 
 
 def _fail(message: str) -> None:

@@ -82,13 +82,14 @@ class Artifact:
         return read_recipe_document(path) if path.is_file() else None
 
 
-def open_artifact(directory: Path) -> Artifact:
+def open_artifact(directory: str | os.PathLike[str]) -> Artifact:
     """Check that a directory holds a whole model.
 
     Raises:
         SparseccError: the directory, its configuration, its weights, its tokenizer or its ops library is missing,
             damaged or not to be trusted.
     """
+    directory = Path(directory)
     config_path = directory / GENAI_CONFIG_NAME
     if not directory.is_dir():
         raise SparseccError(f"{directory} is not a directory; make one with `sparsecc compile MODEL -o {directory}`")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from sparsecc.errors import SparseccError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tiktoken.model")
 _WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _INDEX = "model.safetensors.index.json"
 _SECOND_COPIES = "consolidated*"
@@ -41,6 +42,8 @@ def find_checkpoint(model: str) -> Path:
         raise SparseccError(f"{model} is neither a directory nor a Hugging Face hub id; give one of them")
     _check_config(directory)
     _check_weights(directory)
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise SparseccError(f"{directory} holds no tokenizer; copy {_TOKENIZER_FILES[0]} of the model there")
     return directory
 
 

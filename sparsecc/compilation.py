@@ -273,6 +273,7 @@ def _measured_to_json(measurements: Measurements | None) -> dict[str, Any] | Non
         return None
     return {
         "perplexity": {"dense": measurements.dense.perplexity, "sparse": measurements.sparse.perplexity},
+        "tokens": measurements.sparse.tokens,
         "sparsity": measurements.sparse.sparsity,
         "sparsity_by_kind": dict(measurements.sparse.sparsity_by_kind),
         "decode_tokens_per_s": {

@@ -22,7 +22,7 @@ def runtime_failures(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SparseccError, OSError):
+    except (SparseccError, OSError, AttributeError):
         raise
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
