@@ -20,6 +20,7 @@ from sparsecc.errors import SparseccError
 def directory(tmp_path: Path) -> Path:
     """A checkpoint in two parts of 6 and 4 numbers, without an index."""
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (tmp_path / "tokenizer.json").write_text("{}")
     save_file({"a": np.zeros((2, 3), np.float32)}, tmp_path / "model-1.safetensors")
     save_file({"b": np.zeros(4, np.float32)}, tmp_path / "model-2.safetensors")
     return tmp_path
@@ -33,6 +34,12 @@ def write_index(directory: Path, *files: str) -> None:
 def test_without_an_index_all_files_count(directory: Path):
     assert find_checkpoint(str(directory)) == directory
     assert parameter_count(directory) == 10
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(directory: Path):
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(SparseccError, match="no tokenizer"):
+        find_checkpoint(str(directory))
 
 
 def test_a_second_copy_does_not_count(directory: Path):
