@@ -19,12 +19,11 @@ from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.recipe import read_recipe_document
 from sparsecc.session import ops_library_path
-from sparsecc.text import DEFAULT_WINDOW
+from sparsecc.text import DEFAULT_WINDOW, TOKENIZER_NAME
 
 GENAI_CONFIG_NAME = "genai_config.json"
 RECIPE_NAME = "recipe.json"
 REPORT_NAME = "report.html"
-TOKENIZER_NAME = "tokenizer.json"
 _OPS_LIBRARY_SETTING = ("model", "decoder", "session_options", "custom_ops_library")
 
 

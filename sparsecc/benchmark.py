@@ -18,8 +18,8 @@ from sparsecc.errors import SparseccError, runtime_failures
 from sparsecc.generation import load_generator_model
 from sparsecc.model_file import load_model
 from sparsecc.progress import track
-from sparsecc.projections import find_projections, is_linear
-from sparsecc.text import load_tokenizer, shipped_text
+from sparsecc.projections import find_projections, is_linear, weight_of
+from sparsecc.text import first_tokens, load_tokenizer
 
 ROUNDS = 5
 _BANDWIDTH_BYTES = 1 << 28
@@ -111,7 +111,7 @@ def bytes_per_token(artifact: Artifact) -> int:
     total = 0.0
     for node in graph:
         if is_linear(node):
-            weight = node.inputs[2 if node.op_type == "SparseMatMul" else 1]
+            weight = weight_of(node)
             assert weight is not None
             assert weight.const_value is not None
             total += weight.const_value.nbytes * (1 - sparsity.get(node, 0.0))
@@ -130,11 +130,10 @@ def _calibrated_sparsity(threshold: ir.Node) -> float:
 
 
 def _prompt(artifact: Artifact, tokens: int) -> list[int]:
-    text = shipped_text("evaluation").read_text("utf-8")
-    token_ids: list[int] = load_tokenizer(artifact.directory).encode(text, add_special_tokens=False).ids
+    token_ids = first_tokens(load_tokenizer(artifact.directory), tokens)
     if len(token_ids) < tokens:
         raise SparseccError(f"the shipped text has {len(token_ids)} tokens; ask for a prompt of at most as many")
-    return token_ids[:tokens]
+    return token_ids
 
 
 def _time_generation(model: og.Model, prompt: list[int], new_tokens: int, timings: _Timings) -> None:

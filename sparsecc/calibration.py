@@ -37,16 +37,17 @@ def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> St
     Raises:
         SparseccError: the model has no projections, or its hidden states are not finite.
     """
-    return _gather(dense, windows, _calibration(dense, windows), threads)
+    return _gather(dense, load_model(dense.model_path), windows, _calibration(dense, windows), threads)
 
 
 def calibrate_once(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
     """As :func:`calibrate`, but statistics of the same model, text and tokens are kept and read back the next time."""
+    model = load_model(dense.model_path)
     calibration = _calibration(dense, windows)
-    kept = _read_kept(dense, calibration)
+    kept = _read_kept(require_projections(model, dense.model_path), calibration)
     if kept is not None:
         return kept
-    statistics = _gather(dense, windows, calibration, threads)
+    statistics = _gather(dense, model, windows, calibration, threads)
     _keep(statistics)
     return statistics
 
@@ -90,8 +91,9 @@ def _calibration(dense: Artifact, windows: TokenWindows) -> Calibration:
     return Calibration(windows.text_sha256, model_sha256(dense.model_path), windows.tokens, windows.window)
 
 
-def _gather(dense: Artifact, windows: TokenWindows, calibration: Calibration, threads: int) -> Statistics:
-    model = load_model(dense.model_path)
+def _gather(
+    dense: Artifact, model: ir.Model, windows: TokenWindows, calibration: Calibration, threads: int
+) -> Statistics:
     projections = require_projections(model, dense.model_path)
     hidden_states = {str(projection.input.name): projection.channels for projection in projections}
     seen_states = {name: HiddenStateStatistics.empty(channels) for name, channels in hidden_states.items()}
@@ -120,9 +122,8 @@ def _add_piece(
             projection.add(magnitudes)
 
 
-def _read_kept(dense: Artifact, calibration: Calibration) -> Statistics | None:
+def _read_kept(projections: Sequence[Projection], calibration: Calibration) -> Statistics | None:
     """What :func:`_keep` kept of the same calibration, or None where that is missing, damaged or out of reach."""
-    projections = require_projections(load_model(dense.model_path), dense.model_path)
     try:
         path = _cache_path(calibration)
         statistics = read_statistics(path)

@@ -18,9 +18,10 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from sparsecc.errors import SparseccError
+from sparsecc.text import TOKENIZER_NAME
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tiktoken.model")
+_TOKENIZER_FILES = (TOKENIZER_NAME, "tokenizer.model", "spiece.model", "vocab.json", "tiktoken.model")
 _WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _INDEX = "model.safetensors.index.json"
 _SECOND_COPIES = "consolidated*"
@@ -43,7 +44,7 @@ def find_checkpoint(model: str) -> Path:
     _check_config(directory)
     _check_weights(directory)
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise SparseccError(f"{directory} holds no tokenizer; copy {_TOKENIZER_FILES[0]} of the model there")
+        raise SparseccError(f"{directory} holds no tokenizer; copy {TOKENIZER_NAME} of the model there")
     return directory
 
 

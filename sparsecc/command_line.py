@@ -122,7 +122,8 @@ def compile_command(
             measure=measure,
             overwrite=overwrite,
         )
-    _print(compilation.summary(), as_json, _compilation_table(compilation.summary()))
+    summary = compilation.summary()
+    _print(summary, as_json, _compilation_table(summary))
 
 
 @app.command(epilog='Example: `sparsecc generate books-16m-sparse --prompt "It was a dark night"`')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -124,7 +125,8 @@ def compile_model(
         recipe = make_recipe(dense, statistics, method, sparsity)
         sparse = write_sparse_artifact(dense, recipe, staging)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
-        _write_recipe(sparse, recipe, measurements)
+        if measurements:
+            _write_recipe(sparse, recipe, measurements)
         write_report(recipe, measurements, Path(model).resolve().name, staging / REPORT_NAME)
     return Compilation(open_artifact(output), recipe, measurements)
 
@@ -173,11 +175,11 @@ def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int)
     Raises:
         SparseccError: the file or the text is unusable, or the statistics are another model's.
     """
-    projections = require_projections(load_model(dense.model_path), dense.model_path)
     if source.suffix in _STATISTICS_SUFFIXES:
         statistics = read_statistics(source)
         if statistics.calibration.model_sha256 != model_sha256(dense.model_path):
             raise SparseccError(f"{source} holds statistics of another model; run `sparsecc calibrate` on this one")
+        projections = require_projections(load_model(dense.model_path), dense.model_path)
         require_statistics_of(projections, statistics, source)
         return statistics
     windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
@@ -219,7 +221,7 @@ def _threshold_places(artifact: Artifact) -> dict[str, str]:
 
 
 def _write_genai_config(dense: Artifact, directory: Path) -> None:
-    config = json.loads(json.dumps(dense.genai_config))
+    config = copy.deepcopy(dense.genai_config)
     decoder = config["model"]["decoder"]
     decoder["filename"] = MODEL_NAME
     decoder.setdefault("session_options", {})["custom_ops_library"] = OPS_LIBRARY_NAME

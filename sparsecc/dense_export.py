@@ -18,7 +18,7 @@ from sparsecc.progress import console
 from sparsecc.recipe import Recipe
 from sparsecc.reference_logits import reference_logits
 from sparsecc.session import open_session, run_prompt
-from sparsecc.text import load_tokenizer, shipped_text
+from sparsecc.text import first_tokens, load_tokenizer
 from sparsecc.versions import library_versions
 
 LOGITS_TOLERANCE = 1e-4
@@ -69,9 +69,8 @@ def build_dense(checkpoint: Path, directory: Path) -> Artifact:
 
 def logits_error(checkpoint: Path, artifact: Artifact) -> float:
     """The largest difference between onnxruntime's logits and transformers', over the largest logit, on real text."""
-    text = shipped_text("evaluation").read_text("utf-8")
     length = min(_COMPARED_TOKENS, artifact.context_length)
-    token_ids = load_tokenizer(artifact.directory).encode(text, add_special_tokens=False).ids[:length]
+    token_ids = first_tokens(load_tokenizer(artifact.directory), length)
     expected = reference_logits(checkpoint.resolve(), token_ids)
     session = open_session(artifact.model_path, ops_library=artifact.ops_library)
     (logits,) = zip(*run_prompt(session, token_ids, [artifact.logits_name], **artifact.cache_shape), strict=True)

@@ -67,7 +67,7 @@ class Projection:
     @property
     def weight(self) -> ir.Value:
         """The initializer W[K, N]."""
-        value = _weight(self.node)
+        value = weight_of(self.node)
         assert value is not None
         return value
 
@@ -105,12 +105,13 @@ def find_projections(graph: ir.Graph) -> list[Projection]:
 
 def is_linear(node: ir.Node) -> bool:
     """Whether a node multiplies a hidden state by a constant float32 matrix, sparsely or not."""
-    weight = _weight(node)
+    weight = weight_of(node)
     tensor = weight.const_value if weight is not None else None
     return tensor is not None and len(tensor.shape) == 2 and tensor.dtype == ir.DataType.FLOAT
 
 
-def _weight(node: ir.Node) -> ir.Value | None:
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The value W[K, N] that a node multiplies by, sparsely or not; constant where :func:`is_linear` says so."""
     if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2:
         return node.inputs[1]
     if is_sparse_matmul(node) and len(node.inputs) > 2:
@@ -119,7 +120,7 @@ def _weight(node: ir.Node) -> ir.Value | None:
 
 
 def _weight_shape(linear: ir.Node) -> tuple[int, int]:
-    weight = _weight(linear)
+    weight = weight_of(linear)
     assert weight is not None
     assert weight.const_value is not None
     rows, columns = weight.const_value.shape.numpy()

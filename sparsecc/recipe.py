@@ -81,17 +81,14 @@ class Recipe:
         return json.dumps(finite_or_null(document), indent=1, allow_nan=False) + "\n"
 
 
-def recipe_from_json(text: str, initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
-    """Read a recipe back; ``initializers`` are the compiled model's, where thresholds per channel are kept.
+def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
+    """Read a recipe back from what :func:`parse_recipe_document` or :func:`read_recipe_document` returned.
+
+    ``initializers`` are the compiled model's, where thresholds per channel are kept.
 
     Raises:
-        SparseccError: the text is no recipe, has another version, or names what is not there.
+        SparseccError: the recipe is damaged or names what is not there.
     """
-    return recipe_from_document(parse_recipe_document(text), initializers)
-
-
-def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
-    """As :func:`recipe_from_json`, of what :func:`parse_recipe_document` or :func:`read_recipe_document` returned."""
     try:
         calibration = document["calibration"]
         return Recipe(

@@ -46,8 +46,9 @@ def open_session(
     """A CPU session on a model file, or on a serialized graph whose weights lie in ``data_folder``.
 
     Without ``ops_library`` the sparse operators run as the model-local functions that the model carries.
-    ``threads`` is the size of the intra-op pool; 0 leaves it to onnxruntime. Weights are used where the memory map has
-    them: onnxruntime's own repacked copies of dense ones would gain little on prompts and double the memory.
+    ``threads`` is the size of the intra-op pool; 0 leaves it to onnxruntime. The session spares
+    memory at some cost in speed: dense weights are used where the memory map has them, not repacked into copies, and
+    buffers are freed after each run.
 
     Raises:
         SparseccError: onnxruntime cannot load the model.

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from sparsecc.errors import SparseccError
 
+TOKENIZER_NAME = "tokenizer.json"
 DEFAULT_TOKENS = 32_768
 DEFAULT_WINDOW = 1_024
 
@@ -43,13 +44,19 @@ def shipped_text(name: str) -> Path:
     return Path(str(importlib.resources.files("sparsecc.texts").joinpath(f"{name}.txt")))
 
 
+def first_tokens(tokenizer: Tokenizer, count: int) -> list[int]:
+    """The first ``count`` token ids of the shipped evaluation text, or all that it has."""
+    text = shipped_text("evaluation").read_text("utf-8")
+    return list(tokenizer.encode(text, add_special_tokens=False).ids[:count])
+
+
 def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a model directory, set to tokenize texts of any length.
 
     Raises:
         SparseccError: there is no readable tokenizer.json.
     """
-    path = directory / "tokenizer.json"
+    path = directory / TOKENIZER_NAME
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception

@@ -16,7 +16,7 @@ from sparsecc.recipe import (
     Recipe,
     parse_recipe_document,
     read_recipe_document,
-    recipe_from_json,
+    recipe_from_document,
 )
 
 SCALAR = ProjectionRecipe("/layers.0/up", 0, "up", "teal", 0.5, 0.4987, np.array([0.1], np.float32))
@@ -33,6 +33,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+
+
+def recipe_from_json(text: str, initializers: dict[str, np.ndarray]) -> Recipe:
+    return recipe_from_document(parse_recipe_document(text), initializers)
 
 
 def read(document: object) -> Recipe:
