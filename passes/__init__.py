@@ -8,9 +8,11 @@ from sparsecc.passes.annotate import AnnotatePass
 from sparsecc.passes.clean_up import CleanUpPass
 from sparsecc.passes.count_active import CountActivePass, active_count_name
 from sparsecc.passes.fold_bias import FoldBiasPass
+from sparsecc.passes.halve_weights import HalveWeightsPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
 from sparsecc.passes.insert_threshold import InsertThresholdPass
 from sparsecc.passes.limit_sparse_rows import LimitSparseRowsPass
+from sparsecc.passes.quantize_weights import QuantizedTensors, QuantizeWeightsPass
 from sparsecc.passes.replace_matmul import ReplaceMatMulPass
 from sparsecc.passes.ship_functions import ShipFunctionsPass
 from sparsecc.passes.tap_values import TapValuesPass
@@ -20,9 +22,12 @@ __all__ = [
     "CleanUpPass",
     "CountActivePass",
     "FoldBiasPass",
+    "HalveWeightsPass",
     "InsertGatherActivePass",
     "InsertThresholdPass",
     "LimitSparseRowsPass",
+    "QuantizeWeightsPass",
+    "QuantizedTensors",
     "ReplaceMatMulPass",
     "ShipFunctionsPass",
     "TapValuesPass",

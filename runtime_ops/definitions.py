@@ -54,17 +54,44 @@ def GatherActive(Y: FLOAT[...]) -> tuple[FLOAT[...], INT64[...]]:
 def SparseMatMul(values: FLOAT[...], indices: INT64[...], W: FLOAT[...], bias: FLOAT[...]) -> FLOAT[...]:
     """Multiply the active channels by their weight rows: values @ W[indices] + bias.
 
-    values is [..., A], indices [A], W [K, N], bias [N] and optional; the product is [..., N]. Only A of W's K rows are
-    read. Gemm is used because its C is optional as well, so one body serves nodes with and without a bias.
+    values is [..., A], indices [A], W [K, N] in float32 or float16, bias [N] and optional; the product is [..., N],
+    computed in float32. Only A of W's K rows are read. Gemm is used because its C is optional as well, so one body
+    serves nodes with and without a bias.
 
     An index below 0 or from K on is undefined: this body counts it from the end where it can, the kernels refuse it.
     """
-    rows = op.Gather(W, indices, axis=0)
+    rows = op.Cast(op.Gather(W, indices, axis=0), to=onnx.TensorProto.FLOAT)
     product = op.Gemm(op.Flatten(values, axis=-1), rows, bias)
     shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(W, start=1), axis=0)
     return op.Reshape(product, shape, allowzero=1)
 
 
+@script(OPSET, default_opset=op)
+def SparseMatMulNBits(
+    values: FLOAT[...],
+    indices: INT64[...],
+    Wq: FLOAT[...],
+    scales: FLOAT[...],
+    bias: FLOAT[...],
+    block_size: int = 32,
+) -> FLOAT[...]:
+    """Multiply the active channels by their quantized weight rows: values @ dequantized(Wq)[indices] + bias.
+
+    values is [..., A], indices [A], Wq [K, N] in int4 or int8, scales [K, ceil(N / block_size)] in float16, bias [N]
+    and optional; the product is [..., N], computed in float32. Each run of ``block_size`` weights of a row has one
+    scale, of either sign, and no zero point: w[k, n] = Wq[k, n] * scales[k, n // block_size]. So what a row needs lies
+    in that row, and a row that is not active is never read.
+
+    This body dequantizes all of Wq first, because onnxruntime gathers no int4. An index below 0 or from K on is
+    undefined, as for SparseMatMul.
+    """
+    weight = op.DequantizeLinear(Wq, op.Cast(scales, to=onnx.TensorProto.FLOAT), axis=1, block_size=block_size)
+    product = op.Gemm(op.Flatten(values, axis=-1), op.Gather(weight, indices, axis=0), bias)
+    shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(Wq, start=1), axis=0)
+    return op.Reshape(product, shape, allowzero=1)
+
+
 def model_local_functions() -> list[ir.Function]:
     """The operators as functions that can be added to a model."""
-    return [ir.from_proto(function.to_function_proto()) for function in (Threshold, GatherActive, SparseMatMul)]
+    functions = (Threshold, GatherActive, SparseMatMul, SparseMatMulNBits)
+    return [ir.from_proto(function.to_function_proto()) for function in functions]

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
+from sparsecc.recipe import WEIGHTS
 from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
 
 app = typer.Typer(
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-WEIGHTS = ("fp32",)
 output = Console(markup=False, highlight=False)
 
 
@@ -92,7 +92,7 @@ def compile_command(
     output_directory: OutputOption,
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
     sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
-    weights: Annotated[str, typer.Option(help=f"The precision of the weights: {', '.join(WEIGHTS)}.")] = "fp32",
+    weights: Annotated[str, typer.Option(help=f"What to store weights as: {', '.join(WEIGHTS)}.")] = "fp32",
     calibration: Annotated[
         Path | None, typer.Option(help="A text or statistics to calibrate on.", metavar="FILE.txt|STATS.h5")
     ] = None,

@@ -31,12 +31,13 @@ from sparsecc.evaluation import Evaluation, evaluate
 from sparsecc.methods import METHODS
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
-from sparsecc.recipe import Recipe
+from sparsecc.recipe import WEIGHTS, Recipe
 from sparsecc.report import write_report
 from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
 from sparsecc.sparsify import sparsify
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, read_text, shipped_text, token_windows
 from sparsecc.versions import library_versions
+from sparsecc.weight_storage import storage_passes
 
 _STATISTICS_SUFFIXES = {".h5", ".hdf5"}
 _COMPANION_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
@@ -73,6 +74,7 @@ class Compilation:
             "report": str(self.report),
             "method": self.recipe.method,
             "target_sparsity": self.recipe.target_sparsity,
+            "weights": self.recipe.weights,
             "measured": _measured_to_json(self.measurements),
         }
 
@@ -98,7 +100,7 @@ def compile_model(
         output: the directory to make.
         method: a name of :data:`sparsecc.methods.METHODS`.
         sparsity: the share of input channels to skip, in [0, 1).
-        weights: the precision that weights are stored in; fp32.
+        weights: what weights are stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
         calibration: a UTF-8 text, or statistics that ``sparsecc calibrate`` wrote; sparsecc's own text by default.
         evaluation: the text that quality is measured on; sparsecc's own by default.
         tokens: how much of each text is read.
@@ -118,11 +120,11 @@ def compile_model(
     for source in (calibration_source, evaluation_text):
         if source.suffix not in _STATISTICS_SUFFIXES:
             read_text(source)
-    with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging) as scratch:
+    with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging, "dense") as scratch:
         dense = open_dense(model, Path(scratch))
         windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
         statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
-        recipe = make_recipe(dense, statistics, method, sparsity)
+        recipe = dataclasses.replace(make_recipe(dense, statistics, method, sparsity), weights=weights)
         sparse = write_sparse_artifact(dense, recipe, staging)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
         if measurements:
@@ -196,8 +198,10 @@ def make_recipe(dense: Artifact, statistics: Statistics, method: str, sparsity: 
 def write_sparse_artifact(dense: Artifact, recipe: Recipe, directory: Path) -> Artifact:
     """Rewrite a dense model by a recipe into an empty directory, with all that running it needs beside it."""
     model = load_model(dense.model_path)
-    sparsify(model, recipe)
-    save_model(model, directory)
+    with _scratch_directory(directory, "weights") as scratch:
+        storage = storage_passes(require_projections(model, dense.model_path), recipe.weights, Path(scratch))
+        sparsify(model, recipe, storage)
+        save_model(model, directory)
     for file in dense.directory.iterdir():
         if file.is_file() and file.suffix in _COMPANION_SUFFIXES and file.name != RECIPE_NAME:
             shutil.copy(file, directory)
@@ -233,8 +237,8 @@ def _check_choices(method: str, sparsity: float, weights: str) -> None:
         raise SparseccError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
     if not 0 <= sparsity < 1:
         raise SparseccError(f"sparsity {sparsity} is not in [0, 1); 0.5 skips half of the weight rows")
-    if weights != "fp32":
-        raise SparseccError(f"weights cannot be stored as {weights!r}; choose fp32")
+    if weights not in WEIGHTS:
+        raise SparseccError(f"weights cannot be stored as {weights!r}; choose one of {', '.join(WEIGHTS)}")
 
 
 def _check_apart(model: Path, output: Path) -> None:
@@ -255,8 +259,8 @@ def _check_statistics_target(output: Path, *, overwrite: bool) -> None:
         raise SparseccError(f"{output} exists and is no statistics file; choose another output") from error
 
 
-def _scratch_directory(beside: Path) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix=f"{beside.name}-dense-", dir=beside.parent)
+def _scratch_directory(beside: Path, content: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"{beside.name}-{content}-", dir=beside.parent)
 
 
 def _measure(dense: Artifact, sparse: Artifact, windows: TokenWindows, threads: int) -> Measurements:

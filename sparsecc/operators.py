@@ -21,3 +21,7 @@ def is_gather_active(node: ir.Node) -> bool:
 
 def is_sparse_matmul(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (DOMAIN, "SparseMatMul")
+
+
+def is_sparse_matmul_nbits(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "SparseMatMulNBits")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_gather_active, is_sparse_matmul, is_threshold
+from sparsecc.operators import is_gather_active, is_sparse_matmul, is_sparse_matmul_nbits, is_threshold
 
 ATTENTION_OPS = {"GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention"}
 ACTIVATION_OPS = {"Sigmoid", "Relu", "Gelu", "FastGelu", "QuickGelu", "Silu", "Swish", "BiasGelu", "Tanh", "Erf"}
@@ -44,7 +44,7 @@ class Projection:
         name: the label of the node without its operator, as in ``/model/layers.0/mlp/gate_proj``; unique in the model.
         layer: the index of the decoder layer, from 0.
         kind: ``q``, ``k``, ``v``, ``qkv`` (fused), ``o``, ``gate``, ``up``, ``gate_up`` (fused) or ``down``.
-        node: the MatMul, or the SparseMatMul that replaced it.
+        node: the MatMul, or the SparseMatMul or SparseMatMulNBits that replaced it.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Projection:
 
     @property
     def weight(self) -> ir.Value:
-        """The initializer W[K, N]."""
+        """The initializer W[K, N], quantized or not."""
         value = weight_of(self.node)
         assert value is not None
         return value
@@ -104,19 +104,25 @@ def find_projections(graph: ir.Graph) -> list[Projection]:
 
 
 def is_linear(node: ir.Node) -> bool:
-    """Whether a node multiplies a hidden state by a constant float32 matrix, sparsely or not."""
+    """Whether a node multiplies a hidden state by a constant matrix of a type that its operator takes."""
     weight = weight_of(node)
     tensor = weight.const_value if weight is not None else None
-    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype == ir.DataType.FLOAT
+    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype in _weight_types(node)
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
     """The value W[K, N] that a node multiplies by, sparsely or not; constant where :func:`is_linear` says so."""
     if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2:
         return node.inputs[1]
-    if is_sparse_matmul(node) and len(node.inputs) > 2:
+    if (is_sparse_matmul(node) or is_sparse_matmul_nbits(node)) and len(node.inputs) > 2:
         return node.inputs[2]
     return None
+
+
+def _weight_types(node: ir.Node) -> set[ir.DataType]:
+    if is_sparse_matmul_nbits(node):
+        return {ir.DataType.INT4, ir.DataType.INT8}
+    return {ir.DataType.FLOAT, ir.DataType.FLOAT16} if is_sparse_matmul(node) else {ir.DataType.FLOAT}
 
 
 def _weight_shape(linear: ir.Node) -> tuple[int, int]:
@@ -282,8 +288,12 @@ def _linears_ahead(value: ir.Value) -> list[ir.Node]:
 
 
 def _unique_label(node: ir.Node, layer: int, kind: str, taken: set[str]) -> str:
-    label = (node.name or "").removesuffix("/MatMul").removesuffix("/SparseMatMul") or f"/layers.{layer}/{kind}"
+    label = _without_operator(node.name or "") or f"/layers.{layer}/{kind}"
     while label in taken:
         label += "_"
     taken.add(label)
     return label
+
+
+def _without_operator(name: str) -> str:
+    return name.removesuffix("/MatMul").removesuffix("/SparseMatMul").removesuffix("/SparseMatMulNBits")

@@ -16,6 +16,8 @@ from sparsecc.errors import SparseccError
 
 FORMAT = "sparsecc-recipe"
 VERSION = 1
+WEIGHTS = ("fp32", "fp16", "int8", "int4")
+"""What weights can be stored as."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,17 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A method's decisions for a whole model. A dense model has a recipe without projections."""
+    """A method's decisions for a whole model, and what its weights are stored as.
+
+    A dense model has a recipe without projections.
+    """
 
     method: str
     target_sparsity: float
     projections: tuple[ProjectionRecipe, ...] = ()
     calibration: Calibration | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weights: str = "fp32"
 
     def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
         """The recipe as JSON text, with null for a number that is not finite.
@@ -72,6 +78,7 @@ class Recipe:
             "version": VERSION,
             "method": self.method,
             "target_sparsity": self.target_sparsity,
+            "weights": self.weights,
             "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
             "versions": dict(self.versions),
             "projections": [_projection_to_json(projection, places or {}) for projection in self.projections],
@@ -104,6 +111,7 @@ def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str,
             if calibration
             else None,
             versions={str(key): str(value) for key, value in document["versions"].items()},
+            weights=WEIGHTS[WEIGHTS.index(document["weights"])],
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise SparseccError(f"the recipe is damaged ({error!r}); compile the model again") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from sparsecc.errors import SparseccError
@@ -21,8 +23,10 @@ MAX_SPARSE_ROWS = 4
 """Rows up to which a compiled model is sparse: of more rows' active channels the union is nearly every channel."""
 
 
-def sparsify(model: ir.Model, recipe: Recipe) -> None:
+def sparsify(model: ir.Model, recipe: Recipe, storage: Sequence[ir.passes.InPlacePass] = ()) -> None:
     """Rewrite a dense model in place: Threshold -> GatherActive -> SparseMatMul for every projection of the recipe.
+
+    ``storage`` are the passes of :func:`sparsecc.weight_storage.storage_passes`; without any the weights stay float32.
 
     Raises:
         SparseccError: the recipe does not fit the model.
@@ -33,6 +37,7 @@ def sparsify(model: ir.Model, recipe: Recipe) -> None:
         InsertGatherActivePass(),
         ReplaceMatMulPass(),
         FoldBiasPass(),
+        *storage,
         AnnotatePass(recipe),
         ShipFunctionsPass(),
         CleanUpPass(),

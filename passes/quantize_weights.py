@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from sparsecc.operators import DOMAIN, is_sparse_matmul
+from sparsecc.projections import Projection, find_projections
+
+_OLDEST_OPSET = 21
+"""The first whose DequantizeLinear has blocks and int4."""
+
+
+class QuantizedTensors(NamedTuple):
+    """A weight W[K, N] in blocks of ``block_size`` along N: int4 or int8 [K, N], float16 [K, ceil(N / block_size)]."""
+
+    integers: ir.TensorProtocol
+    scales: ir.TensorProtocol
+    block_size: int
+
+
+class QuantizeWeightsPass(ir.passes.InPlacePass):
+    """Replace the SparseMatMul of each named projection by a SparseMatMulNBits with the weight given for it.
+
+    A projection that does not run sparsely is left alone. The weight that was there stays an initializer.
+
+    Raises:
+        ir.passes.PreconditionError: the model's opset cannot dequantize blocks, or a given weight has another shape
+            than the projection's.
+    """
+
+    def __init__(self, weights: Mapping[str, QuantizedTensors]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def requires(self, model: ir.Model) -> None:
+        for projection, weight in self._replaceable(model):
+            opset = model.opset_imports.get("", _OLDEST_OPSET)
+            if opset < _OLDEST_OPSET:
+                raise ir.passes.PreconditionError(
+                    f"the model has opset {opset}, in which no weights can be quantized; "
+                    f"export it with opset {_OLDEST_OPSET} or newer"
+                )
+            rows, columns = projection.channels, projection.outputs
+            shapes = (weight.integers.shape.numpy(), weight.scales.shape.numpy())
+            if shapes != ((rows, columns), (rows, -(-columns // weight.block_size))):
+                raise ir.passes.PreconditionError(f"the quantized weight of {projection.name} has another shape")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        replaceable = list(self._replaceable(model))
+        for projection, weight in replaceable:
+            node, replacement = projection.node, _sparse_matmul_nbits(model.graph, projection, weight)
+            ir.convenience.replace_nodes_and_values(
+                model.graph, node, [node], [replacement], node.outputs, replacement.outputs
+            )
+        return ir.passes.PassResult(model, bool(replaceable))
+
+    def ensures(self, model: ir.Model) -> None:
+        for projection, _ in self._replaceable(model):
+            raise ir.passes.PostconditionError(f"{projection.name} reads a weight that is not quantized")
+
+    def _replaceable(self, model: ir.Model) -> Iterator[tuple[Projection, QuantizedTensors]]:
+        for projection in find_projections(model.graph):
+            if is_sparse_matmul(projection.node) and projection.name in self.weights:
+                yield projection, self.weights[projection.name]
+
+
+def _sparse_matmul_nbits(graph: ir.Graph, projection: Projection, weight: QuantizedTensors) -> ir.Node:
+    name = f"{projection.name}/SparseMatMulNBits"
+    values, indices, _, *bias = projection.node.inputs
+    product = projection.node.outputs[0]
+    integers = _initializer(graph, f"{name}/Wq", weight.integers)
+    scales = _initializer(graph, f"{name}/scales", weight.scales)
+    return ir.node(
+        "SparseMatMulNBits",
+        [values, indices, integers, scales, *(bias or [None])],
+        {"block_size": weight.block_size},
+        domain=DOMAIN,
+        name=name,
+        outputs=[ir.Value(name=product.name, shape=product.shape, type=product.type)],
+        metadata_props=dict(projection.node.metadata_props),
+    )
+
+
+def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
