@@ -7,7 +7,11 @@ of a model, ``requires`` checks before; that its work is done, ``ensures`` check
 from sparsecc.passes.annotate import AnnotatePass
 from sparsecc.passes.clean_up import CleanUpPass
 from sparsecc.passes.count_active import CountActivePass, active_count_name
+from sparsecc.passes.dequantize_gather import DequantizeGatherPass
+from sparsecc.passes.dequantize_matmul_nbits import DequantizeMatMulNBitsPass
 from sparsecc.passes.fold_bias import FoldBiasPass
+from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
+from sparsecc.passes.fold_transpose import FoldTransposePass
 from sparsecc.passes.halve_weights import HalveWeightsPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
 from sparsecc.passes.insert_threshold import InsertThresholdPass
@@ -21,7 +25,11 @@ __all__ = [
     "AnnotatePass",
     "CleanUpPass",
     "CountActivePass",
+    "DequantizeGatherPass",
+    "DequantizeMatMulNBitsPass",
     "FoldBiasPass",
+    "FoldDequantizeLinearPass",
+    "FoldTransposePass",
     "HalveWeightsPass",
     "InsertGatherActivePass",
     "InsertThresholdPass",

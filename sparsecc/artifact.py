@@ -24,6 +24,8 @@ from sparsecc.text import DEFAULT_WINDOW, TOKENIZER_NAME
 GENAI_CONFIG_NAME = "genai_config.json"
 RECIPE_NAME = "recipe.json"
 REPORT_NAME = "report.html"
+_COMPANION_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
+"""Of the files beside a model: its configurations, its tokenizer and its chat template."""
 _OPS_LIBRARY_SETTING = ("model", "decoder", "session_options", "custom_ops_library")
 
 
@@ -149,6 +151,13 @@ def _check_ops_library(path: Path) -> None:
         raise SparseccError(f"{path} is missing; copy {ours} there or compile the model again")
     if not filecmp.cmp(path, ours, shallow=False):
         raise SparseccError(f"{path} is not the library of this sparsecc; copy {ours} there if you trust the model")
+
+
+def copy_companions(artifact: Artifact, directory: Path) -> None:
+    """Copy what lies beside a model and would serve another one made from it as well; not its recipe."""
+    for file in artifact.directory.iterdir():
+        if file.is_file() and file.suffix in _COMPANION_SUFFIXES and file.name != RECIPE_NAME:
+            shutil.copy(file, directory)
 
 
 def is_onnx_directory(directory: Path) -> bool:

@@ -17,6 +17,7 @@ from sparsecc.artifact import (
     REPORT_NAME,
     Artifact,
     check_target,
+    copy_companions,
     is_onnx_directory,
     open_artifact,
     staged_directory,
@@ -31,6 +32,7 @@ from sparsecc.evaluation import Evaluation, evaluate
 from sparsecc.methods import METHODS
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
+from sparsecc.quantized_decoder import dequantized
 from sparsecc.recipe import WEIGHTS, Recipe
 from sparsecc.report import write_report
 from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
@@ -40,8 +42,6 @@ from sparsecc.versions import library_versions
 from sparsecc.weight_storage import storage_passes
 
 _STATISTICS_SUFFIXES = {".h5", ".hdf5"}
-_COMPANION_SUFFIXES = {".json", ".jinja", ".model", ".txt"}
-"""Of the files beside a dense model: its configurations, its tokenizer and its chat template."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +163,13 @@ def calibrate_to_file(
 def open_dense(model: str, scratch: Path) -> Artifact:
     """The dense artifact to compile: the model itself if it is one, else an export of it into ``scratch``.
 
+    A quantized ONNX decoder is dequantized into ``scratch``.
+
     Raises:
         SparseccError: the model cannot be read or exported.
     """
     if is_onnx_directory(Path(model)):
-        return open_artifact(Path(model))
+        return dequantized(open_artifact(Path(model)), scratch)
     return build_dense(find_checkpoint(model), scratch)
 
 
@@ -202,9 +204,7 @@ def write_sparse_artifact(dense: Artifact, recipe: Recipe, directory: Path) -> A
         storage = storage_passes(require_projections(model, dense.model_path), recipe.weights, Path(scratch))
         sparsify(model, recipe, storage)
         save_model(model, directory)
-    for file in dense.directory.iterdir():
-        if file.is_file() and file.suffix in _COMPANION_SUFFIXES and file.name != RECIPE_NAME:
-            shutil.copy(file, directory)
+    copy_companions(dense, directory)
     shutil.copy(ops_library_path(), directory)
     _write_genai_config(dense, directory)
     artifact = open_artifact(directory)
