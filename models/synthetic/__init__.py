@@ -1,0 +1,6 @@
+"""Checkpoints of real models' shapes with random weights: to measure speed on where no trained model is at hand."""
+
+from sparsecc.synthetic.checkpoint import synthesize
+from sparsecc.synthetic.shapes import SHAPES, Shape
+
+__all__ = ["SHAPES", "Shape", "synthesize"]
