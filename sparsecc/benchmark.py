@@ -1,71 +1,156 @@
-"""Decode and prefill speed of several artifacts, measured in turn in one run, beside the floor that memory sets."""
+"""Decode and prompt speed of several models, measured in turn in one run, beside the limit that memory sets."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import statistics
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-import onnxruntime_genai as og
 
 from sparsecc.artifact import Artifact
-from sparsecc.errors import SparseccError, runtime_failures
-from sparsecc.generation import load_generator_model
-from sparsecc.model_file import load_model
+from sparsecc.errors import SparseccError
+from sparsecc.llama_bench import LlamaBench, check_gguf, find_llama_bench
+from sparsecc.model_file import load_model, model_files
+from sparsecc.operators import DOMAIN
 from sparsecc.progress import track
-from sparsecc.projections import find_projections, is_linear, weight_of
-from sparsecc.text import first_tokens, load_tokenizer
+from sparsecc.read_bandwidth import ReadBandwidth
+from sparsecc.timed_model import TimedModel, Turn, timed_model
 
 ROUNDS = 5
-_BANDWIDTH_BYTES = 1 << 28
-"""Memory that is read to measure bandwidth, by all threads together: more than any cache holds."""
-_BANDWIDTH_ROUNDS = 5
+_LINEAR_OPS = {
+    ("", "Gemm"),
+    ("", "MatMul"),
+    ("com.microsoft", "MatMulNBits"),
+    (DOMAIN, "SparseMatMul"),
+    (DOMAIN, "SparseMatMulNBits"),
+}
+_MEMORY_PER_MODEL_BYTE = 2
+"""onnxruntime repacks dense weights at load and may keep both copies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """One artifact's speed.
+    """One model's speed.
 
     Attributes:
-        artifact: its directory.
+        artifact: its directory, or its GGUF file.
+        runtime: ``onnxruntime-genai`` or ``llama.cpp``.
         decode_tokens_per_s: one over the median time of a token, and the same for the fastest and slowest tenth.
         prefill_tokens_per_s: the prompt's tokens over the median time to read it.
-        bytes_per_token: what decoding one token must read of the weights, at the calibrated sparsity.
-        floor_tokens_per_s: the read bandwidth over ``bytes_per_token``.
-        ratio: decode speed over that of the first artifact.
+        ratio: decode speed over that of the first model.
+        bytes_per_token: what decoding one token must read of the weights, at the calibrated sparsity; all tensors of a
+            GGUF file.
+        active_gb_s: ``bytes_per_token`` times the decode speed.
+        floor_tokens_per_s: the read bandwidth over ``bytes_per_token``: a token takes at least the time to read its
+            weights, so this is the speed that memory allows.
+        model_bytes: the size of the model's files.
+        resident_bytes: the memory that the model takes once it has decoded; None where it was not measured.
     """
 
     artifact: Path
+    runtime: str
     decode_tokens_per_s: float
     decode_tokens_per_s_p10: float
     decode_tokens_per_s_p90: float
     prefill_tokens_per_s: float
-    bytes_per_token: int
-    floor_tokens_per_s: float
     ratio: float
+    bytes_per_token: int
+    active_gb_s: float
+    floor_tokens_per_s: float
+    model_bytes: int
+    resident_bytes: int | None
 
 
-@dataclasses.dataclass
-class _Timings:
-    token_seconds: list[float] = dataclasses.field(default_factory=list)
-    prefill_seconds: list[float] = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+class _ArtifactContestant:
+    """An artifact, which stays loaded between its turns where there is memory for all, else is loaded for each."""
+
+    runtime = "onnxruntime-genai"
+
+    def __init__(self, artifact: Artifact, setting: _Setting) -> None:
+        self._artifact = artifact
+        self._setting = setting
+        self._loaded: TimedModel | None = None
+        self.path = artifact.directory
+        self.model_bytes = sum(file.stat().st_size for file in model_files(artifact.model_path))
+        self.bytes_per_token = bytes_per_token(artifact)
+
+    @contextlib.contextmanager
+    def kept_loaded(self) -> Iterator[None]:
+        with self._load() as self._loaded:
+            yield
+
+    def turn(self) -> Turn:
+        with contextlib.nullcontext(self._loaded) if self._loaded else self._load() as model:
+            return model.turn()
+
+    def _load(self) -> contextlib.AbstractContextManager[TimedModel]:
+        setting = self._setting
+        return timed_model(self._artifact, setting.threads, setting.prompt_tokens, setting.new_tokens)
+
+
+class _GgufContestant:
+    """A GGUF file, which llama-bench maps for each turn."""
+
+    runtime = "llama.cpp"
+
+    def __init__(self, llama_bench: LlamaBench, setting: _Setting) -> None:
+        self._llama_bench = llama_bench
+        self._setting = setting
+        self.path = llama_bench.gguf
+        self.model_bytes = llama_bench.gguf.stat().st_size
+        self.bytes_per_token = self.model_bytes
+
+    @contextlib.contextmanager
+    def kept_loaded(self) -> Iterator[None]:
+        yield
+
+    def turn(self) -> Turn:
+        setting = self._setting
+        turn, self.bytes_per_token = self._llama_bench.turn(setting.threads, setting.prompt_tokens, setting.new_tokens)
+        return turn
+
+
+_Contestant = _ArtifactContestant | _GgufContestant
 
 
 def benchmark(
-    artifacts: Sequence[Artifact], *, threads: int = 2, prompt_tokens: int = 64, new_tokens: int = 32
+    artifacts: Sequence[Artifact],
+    *,
+    threads: int = 2,
+    prompt_tokens: int = 64,
+    new_tokens: int = 32,
+    ggufs: Sequence[Path] = (),
+    llama_bench: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Speed], float]:
-    """Measure each artifact ``ROUNDS`` times, all of them in turn in each round, on real text.
+    """Measure each model ``ROUNDS`` times, all of them in turn in each round, on real text.
+
+    The read bandwidth is measured before every turn, and the median is what the limits are computed from: like the
+    median of the token times, it says what the machine gave while the models ran.
+
+    Args:
+        artifacts: dense or sparse; at least one.
+        threads: the size of each runtime's pool, and how many threads read to measure bandwidth.
+        prompt_tokens: the length of the prompt.
+        new_tokens: how many tokens to decode in each round.
+        ggufs: peers in llama.cpp's format.
+        llama_bench: llama.cpp's benchmark, if the shell would not find it by its name.
 
     Returns:
-        The speeds in the order given, and the read bandwidth in GB/s with as many threads.
+        The speeds, artifacts before peers, and the read bandwidth in GB/s.
 
     Raises:
-        SparseccError: the prompt and the new tokens do not fit a model's context.
+        SparseccError: the tokens do not fit a model's context, or a model or llama-bench is missing or cannot be run.
     """
     for artifact in artifacts:
         if prompt_tokens + new_tokens + 1 > artifact.context_length:
@@ -73,102 +158,93 @@ def benchmark(
                 f"{prompt_tokens} + {new_tokens} + 1 tokens exceed the context of {artifact.directory}, "
                 f"{artifact.context_length}; ask for fewer"
             )
-    bandwidth = read_bandwidth(threads)
-    prompts = [_prompt(artifact, prompt_tokens) for artifact in artifacts]
-    timings = [_Timings() for _ in artifacts]
-    turns = [turn for _ in range(ROUNDS) for turn in range(len(artifacts))]
-    for turn in track(turns, "timing", len(turns)):
-        model = load_generator_model(artifacts[turn], threads)
-        with runtime_failures("onnxruntime-genai cannot run the model"):
-            _time_generation(model, prompts[turn], new_tokens, timings[turn])
-        del model  # one model in memory at a time
+    setting = _Setting(threads, prompt_tokens, new_tokens)
+    contestants: list[_Contestant] = [_ArtifactContestant(artifact, setting) for artifact in artifacts]
+    contestants += _gguf_contestants(ggufs, llama_bench, setting)
+    read_bandwidth = ReadBandwidth(threads)
+    bandwidths: list[float] = []
+    turns: list[list[Turn]] = [[] for _ in contestants]
+    with contextlib.ExitStack() as stack:
+        if _fit_in_memory(contestants):
+            for contestant in track(contestants, "loading", len(contestants)):
+                stack.enter_context(contestant.kept_loaded())
+        order = [index for _ in range(ROUNDS) for index in range(len(contestants))]
+        for index in track(order, "timing", len(order)):
+            bandwidths.append(read_bandwidth.measure())
+            turns[index].append(contestants[index].turn())
+    bandwidth = statistics.median(bandwidths)
     speeds = [
-        _speed(artifact, timing, prompt_tokens, bandwidth) for artifact, timing in zip(artifacts, timings, strict=True)
+        _speed(contestant, taken, prompt_tokens, bandwidth)
+        for contestant, taken in zip(contestants, turns, strict=True)
     ]
     first = speeds[0].decode_tokens_per_s
     return [dataclasses.replace(speed, ratio=speed.decode_tokens_per_s / first) for speed in speeds], bandwidth
 
 
-def read_bandwidth(threads: int) -> float:
-    """GB/s at which ``threads`` threads read memory that no cache holds: the best of some passes."""
-    blocks = np.array_split(np.ones(_BANDWIDTH_BYTES // 8, np.int64), threads)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(_BANDWIDTH_ROUNDS):
-            start = time.perf_counter()
-            list(pool.map(np.max, blocks))
-            best = max(best, _BANDWIDTH_BYTES / (time.perf_counter() - start))
-    return best / 1e9
-
-
 def bytes_per_token(artifact: Artifact) -> int:
-    """The weight bytes that decoding a token reads: all constant matrices, the projections' at calibrated sparsity."""
-    graph = load_model(artifact.model_path).graph
-    sparsity = {}
-    for projection in find_projections(graph):
-        if projection.threshold is not None:
-            sparsity[projection.node] = _calibrated_sparsity(projection.threshold)
+    """The weight bytes that decoding a token reads: all constants of matrix products, at the calibrated sparsity."""
     total = 0.0
-    for node in graph:
-        if is_linear(node):
-            weight = weight_of(node)
-            assert weight is not None
-            assert weight.const_value is not None
-            total += weight.const_value.nbytes * (1 - sparsity.get(node, 0.0))
+    for node in load_model(artifact.model_path).graph:
+        if (node.domain, node.op_type) in _LINEAR_OPS:
+            constants = [value.const_value for value in node.inputs if value is not None]
+            read = sum(constant.nbytes for constant in constants if constant is not None)
+            total += read * (1 - _calibrated_sparsity(node))
     return round(total)
 
 
-def _calibrated_sparsity(threshold: ir.Node) -> float:
-    note = threshold.metadata_props.get("calibrated_sparsity", "")
+def _calibrated_sparsity(linear: ir.Node) -> float:
+    """The share of its weight rows that a matrix product skips: none if it is no sparse operator."""
+    if linear.domain != DOMAIN:
+        return 0.0
+    note = linear.metadata_props.get("calibrated_sparsity", "")
     try:
         sparsity = float(note)
     except ValueError:
         sparsity = -1.0
     if not 0 <= sparsity <= 1:
-        raise SparseccError(f"{threshold.name} does not say its calibrated sparsity; compile the model again")
+        raise SparseccError(f"{linear.name} does not say its calibrated sparsity; compile the model again")
     return sparsity
 
 
-def _prompt(artifact: Artifact, tokens: int) -> list[int]:
-    token_ids = first_tokens(load_tokenizer(artifact.directory), tokens)
-    if len(token_ids) < tokens:
-        raise SparseccError(f"the shipped text has {len(token_ids)} tokens; ask for a prompt of at most as many")
-    return token_ids
+def _gguf_contestants(
+    ggufs: Sequence[Path], llama_bench: str | os.PathLike[str] | None, setting: _Setting
+) -> list[_GgufContestant]:
+    if not ggufs and llama_bench is None:
+        return []
+    executable = find_llama_bench(llama_bench)
+    if not ggufs:
+        raise SparseccError(f"there is nothing for {executable} to run; give --gguf FILE")
+    for gguf in ggufs:
+        check_gguf(gguf)
+    return [_GgufContestant(LlamaBench(executable, gguf), setting) for gguf in ggufs]
 
 
-def _time_generation(model: og.Model, prompt: list[int], new_tokens: int, timings: _Timings) -> None:
-    """Once to warm up, with the weights not yet in memory, and once on the clock.
-
-    The first token of a run is sampled from the prompt's logits and costs no decode step, so it is not timed.
-    """
-    parameters = og.GeneratorParams(model)
-    length = len(prompt) + new_tokens + 1
-    parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
-    warm_up = og.Generator(model, parameters)
-    warm_up.append_tokens(prompt)
-    warm_up.generate_next_token()
-    warm_up.generate_next_token()
-    generator = og.Generator(model, parameters)
-    start = time.perf_counter()
-    generator.append_tokens(prompt)
-    timings.prefill_seconds.append(time.perf_counter() - start)
-    generator.generate_next_token()
-    for _ in range(new_tokens):
-        start = time.perf_counter()
-        generator.generate_next_token()
-        timings.token_seconds.append(time.perf_counter() - start)
+def _fit_in_memory(contestants: Sequence[_Contestant]) -> bool:
+    """Whether half of the free memory holds all models at once: then each is loaded once, not once a round."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
+    except OSError:
+        return False
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    return sum(contestant.model_bytes for contestant in contestants) * _MEMORY_PER_MODEL_BYTE < available / 2
 
 
-def _speed(artifact: Artifact, timings: _Timings, prompt_tokens: int, bandwidth: float) -> Speed:
-    deciles = statistics.quantiles(timings.token_seconds, n=10)
-    per_token = bytes_per_token(artifact)
+def _speed(contestant: _Contestant, turns: Sequence[Turn], prompt_tokens: int, bandwidth: float) -> Speed:
+    token_seconds = [seconds for turn in turns for seconds in turn.token_seconds]
+    deciles = statistics.quantiles(token_seconds, n=10, method="inclusive")
+    decode_tokens_per_s = 1 / statistics.median(token_seconds)
+    resident = [turn.resident_bytes for turn in turns if turn.resident_bytes is not None]
     return Speed(
-        artifact=artifact.directory,
-        decode_tokens_per_s=1 / statistics.median(timings.token_seconds),
+        artifact=contestant.path,
+        runtime=contestant.runtime,
+        decode_tokens_per_s=decode_tokens_per_s,
         decode_tokens_per_s_p10=1 / deciles[-1],
         decode_tokens_per_s_p90=1 / deciles[0],
-        prefill_tokens_per_s=prompt_tokens / statistics.median(timings.prefill_seconds),
-        bytes_per_token=per_token,
-        floor_tokens_per_s=bandwidth * 1e9 / per_token,
+        prefill_tokens_per_s=prompt_tokens / statistics.median(turn.prefill_seconds for turn in turns),
         ratio=1.0,
+        bytes_per_token=contestant.bytes_per_token,
+        active_gb_s=contestant.bytes_per_token * decode_tokens_per_s / 1e9,
+        floor_tokens_per_s=bandwidth * 1e9 / contestant.bytes_per_token,
+        model_bytes=contestant.model_bytes,
+        resident_bytes=max(resident, default=None),
     )

@@ -8,9 +8,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,9 @@ from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
 from sparsecc.recipe import WEIGHTS
 from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
+
+if TYPE_CHECKING:
+    from sparsecc.benchmark import Speed
 
 app = typer.Typer(
     help="Compile a language model so that decoding never reads the weight rows it does not need.",
@@ -43,14 +47,15 @@ TokensOption = Annotated[int, typer.Option(help="How many tokens of the text to 
 def export(
     model: ModelArgument,
     output_directory: OutputOption,
+    weights: Annotated[str, typer.Option(help="What to store weights as: fp32, int8, int4.")] = "fp32",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a checkpoint to a dense ONNX decoder in fp32, checked against transformers."""
+    """Export a checkpoint to a dense ONNX decoder, checked against transformers."""
     from sparsecc.dense_export import export as export_model
 
     with _one_line_errors():
-        artifact = export_model(model, output_directory, overwrite=overwrite)
+        artifact = export_model(model, output_directory, weights=weights, overwrite=overwrite)
     _print({"artifact": str(artifact.directory)}, as_json, f"dense model in {artifact.directory}")
 
 
@@ -126,6 +131,23 @@ def compile_command(
     _print(summary, as_json, _compilation_table(summary))
 
 
+@app.command(epilog="Example: `sparsecc synthesize llama-3.2-1b -o llama-1b --vocabulary 32000`")
+def synthesize(
+    shape: Annotated[str, typer.Argument(help="smollm2-135m, qwen2.5-0.5b, llama-3.2-1b or llama-3-8b.")],
+    output_directory: OutputOption,
+    vocabulary: Annotated[
+        int | None, typer.Option(help="How many tokens, if not as many as the model has; fewer save memory.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a checkpoint of a real model's shape with random weights, to measure speed on."""
+    from sparsecc.synthetic import synthesize as write_checkpoint
+
+    with _one_line_errors():
+        checkpoint = write_checkpoint(shape, output_directory, vocabulary=vocabulary)
+    _print({"checkpoint": str(checkpoint)}, as_json, f"checkpoint in {checkpoint}")
+
+
 @app.command(epilog='Example: `sparsecc generate books-16m-sparse --prompt "It was a dark night"`')
 def generate(
     artifact: ArtifactArgument,
@@ -184,38 +206,49 @@ def eval_command(
     _print({"results": results}, as_json, table)
 
 
-@app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --threads 2`")
+@app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --plot speeds.svg`")
 def bench(
     artifacts: ArtifactsArgument,
     threads: ThreadsOption = 2,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 64,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode in each round.", min=2)] = 32,
+    gguf: Annotated[
+        list[Path] | None, typer.Option(help="A model to run with llama.cpp beside them; repeatable.", metavar="FILE")
+    ] = None,
+    llama_bench: Annotated[
+        str | None, typer.Option(help="llama.cpp's llama-bench, if it is not on the path.", metavar="PATH")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the speeds: .svg, .png or .pdf.", metavar="FILE")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure decode and prompt speed of several models in turn, beside the floor that memory sets."""
+    """Measure decode and prompt speed of several models in turn, beside the limit that memory sets."""
     from sparsecc.artifact import open_artifact
     from sparsecc.benchmark import benchmark
+    from sparsecc.speed_plot import check_plot_path, plot_speeds
 
     with _one_line_errors():
+        if plot:
+            check_plot_path(plot)
         opened = [open_artifact(directory) for directory in artifacts]
-        speeds, bandwidth = benchmark(opened, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+        speeds, bandwidth = benchmark(
+            opened,
+            threads=threads,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            ggufs=gguf or (),
+            llama_bench=llama_bench,
+        )
+        if plot:
+            plot_speeds(speeds, plot)
     results = [{**dataclasses.asdict(speed), "artifact": str(speed.artifact)} for speed in speeds]
     table = _table(
-        ("artifact", "decode tokens/s", "10 to 90 %", "ratio", "floor", "of floor", "prompt tokens/s"),
-        [
-            (
-                str(speed.artifact),
-                f"{speed.decode_tokens_per_s:.1f}",
-                f"{speed.decode_tokens_per_s_p10:.1f} to {speed.decode_tokens_per_s_p90:.1f}",
-                f"{speed.ratio:.2f}",
-                f"{speed.floor_tokens_per_s:.1f}",
-                f"{speed.decode_tokens_per_s / speed.floor_tokens_per_s:.0%}",
-                f"{speed.prefill_tokens_per_s:.0f}",
-            )
-            for speed in speeds
-        ],
+        ("model", "tokens/s", "10-90 %", "ratio", "GB/s", "limit", "of it", "prompt", "memory"),
+        [_speed_row(speed) for speed in speeds],
     )
-    table.caption = f"read bandwidth {bandwidth:.1f} GB/s on {threads} threads; floor = bytes a token over bandwidth"
+    table.caption = (
+        f"limit: tokens/s if only reading the weights took time, at {bandwidth:.1f} GB/s on {threads} threads\n"
+        "prompt: tokens/s; memory: resident after decoding, in sizes of the model's files"
+    )
     _print({"results": results, "read_bandwidth_gb_s": bandwidth}, as_json, table)
 
 
@@ -286,8 +319,22 @@ def _compilation_table(summary: dict[str, Any]) -> Table | str:
     return table
 
 
+def _speed_row(speed: Speed) -> tuple[str, ...]:
+    return (
+        str(speed.artifact),
+        f"{speed.decode_tokens_per_s:.1f}",
+        f"{speed.decode_tokens_per_s_p10:.0f}-{speed.decode_tokens_per_s_p90:.0f}",
+        f"{speed.ratio:.2f}",
+        f"{speed.active_gb_s:.1f}",
+        f"{speed.floor_tokens_per_s:.1f}",
+        f"{speed.decode_tokens_per_s / speed.floor_tokens_per_s:.0%}",
+        f"{speed.prefill_tokens_per_s:.0f}",
+        f"{speed.resident_bytes / speed.model_bytes:.2f}" if speed.resident_bytes is not None else "",
+    )
+
+
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

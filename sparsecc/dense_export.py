@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,45 +23,84 @@ from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer
 from sparsecc.versions import library_versions
 
-LOGITS_TOLERANCE = 1e-4
-"""The largest error of exported logits that is taken for rounding, relative to the largest logit."""
 _COMPARED_TOKENS = 128
-_BYTES_PER_PARAMETER = 4
 
 
-def export(model: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False) -> Artifact:
-    """Export a Hugging Face directory or hub id to a dense artifact in fp32.
+@dataclasses.dataclass(frozen=True)
+class _Precision:
+    """How the model builder stores weights.
+
+    Attributes:
+        logits_tolerance: the largest error of logits that is taken for rounding, relative to the largest logit. Logits
+            that have nothing to do with the right ones differ by about 1.
+        bytes_per_parameter: on disk, with the scales.
+        options: of the model builder.
+    """
+
+    logits_tolerance: float
+    bytes_per_parameter: float
+    options: tuple[str, ...] = ()
+
+
+_PRECISIONS: Mapping[str, _Precision] = {
+    "fp32": _Precision(1e-4, 4, ("--extra_options", "fuse_qkv=false")),
+    "int8": _Precision(0.1, 9 / 8),
+    "int4": _Precision(0.5, 5 / 8),
+}
+"""Each with the builder's defaults: blocks of 32 input channels, float32 scales, activations rounded to int8.
+
+A model in fp32 is also what is compiled, so its q, k and v stay three projections, because methods treat them
+differently: v needs its small entries most. That costs no speed that could be measured. The quantized ones are what a
+compiled model is measured beside, and have q, k and v fused.
+"""
+
+EXPORT_WEIGHTS = tuple(_PRECISIONS)
+
+
+def export(
+    model: str | os.PathLike[str], output: str | os.PathLike[str], *, weights: str = "fp32", overwrite: bool = False
+) -> Artifact:
+    """Export a Hugging Face directory or hub id to a dense artifact.
+
+    Args:
+        model: a directory or a hub id.
+        output: the directory to make.
+        weights: one of :data:`EXPORT_WEIGHTS`.
+        overwrite: whether an artifact at ``output`` may be replaced.
 
     Raises:
-        SparseccError: the checkpoint is missing, damaged or of an architecture that cannot be exported, or the output
-            directory may not be written.
+        SparseccError: the checkpoint is missing, damaged or of an architecture that cannot be exported, there is no
+            such precision, or the output directory may not be written.
     """
     model, output = os.fspath(model), Path(output)
+    if weights not in _PRECISIONS:
+        raise SparseccError(f"weights cannot be exported as {weights!r}; choose one of {', '.join(EXPORT_WEIGHTS)}")
     if is_onnx_directory(Path(model)):
         raise SparseccError(f"{model} is an ONNX model already; give a Hugging Face checkpoint")
     checkpoint = find_checkpoint(model)
     with staged_directory(output, overwrite=overwrite) as staging:
-        build_dense(checkpoint, staging)
+        build_dense(checkpoint, staging, weights)
     return open_artifact(output)
 
 
-def build_dense(checkpoint: Path, directory: Path) -> Artifact:
-    """Write a checked dense artifact into an existing directory.
+def build_dense(checkpoint: Path, directory: Path, weights: str = "fp32") -> Artifact:
+    """Write a checked dense artifact into an existing directory, its weights one of :data:`EXPORT_WEIGHTS`.
 
     Raises:
         SparseccError: the architecture cannot be exported, the disk is too small, or the export is wrong.
     """
-    needed = parameter_count(checkpoint) * _BYTES_PER_PARAMETER
+    precision = _PRECISIONS[weights]
+    needed = parameter_count(checkpoint) * precision.bytes_per_parameter
     if shutil.disk_usage(directory).free < needed:
         raise SparseccError(f"the disk is full: exporting needs {needed / 1e9:.1f} GB in {directory.parent}")
     with console.status("exporting to ONNX"):
-        _run_model_builder(checkpoint, directory)
-    recipe = Recipe("dense", 0.0, versions=library_versions())
+        _run_model_builder(checkpoint, directory, weights)
+    recipe = Recipe("dense", 0.0, weights=weights, versions=library_versions())
     (directory / RECIPE_NAME).write_text(recipe.to_json(), "utf-8")
     artifact = open_artifact(directory)
     with console.status("checking the export against transformers"):
         error = logits_error(checkpoint, artifact)
-    if not error < LOGITS_TOLERANCE:
+    if not error < precision.logits_tolerance:
         raise SparseccError(
             f"the exported model's logits differ from transformers' by {error:.1e} (relative): "
             "onnxruntime-genai's builder does not serve this checkpoint"
@@ -78,15 +119,12 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def _run_model_builder(checkpoint: Path, directory: Path) -> None:
-    """In a process of its own: it gives its memory back, and its chatter stays off standard output.
-
-    q, k and v stay three projections, because methods treat them differently: v needs its small entries most.
-    """
+def _run_model_builder(checkpoint: Path, directory: Path, weights: str) -> None:
+    """In a process of its own: it gives its memory back, and its chatter stays off standard output."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-        command += ["-i", str(checkpoint), "-o", str(directory), "-p", "fp32", "-e", "cpu", "-c", cache]
-        command += ["--extra_options", "fuse_qkv=false"]
+        command += ["-i", str(checkpoint), "-o", str(directory), "-p", weights, "-e", "cpu", "-c", cache]
+        command += _PRECISIONS[weights].options
         process = subprocess.run(
             command,
             check=False,

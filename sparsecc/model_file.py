@@ -52,12 +52,16 @@ def save_model(model: ir.Model, directory: Path) -> None:
     )
 
 
+def model_files(path: Path) -> list[Path]:
+    """A graph file and all the data files that it names, in the order of their names."""
+    locations = sorted({str(tensor.location) for tensor in _external_tensors(load_model(path))})
+    return [path, *(path.parent / location for location in locations)]
+
+
 def model_sha256(path: Path) -> str:
-    """The hash of a graph file and of all the data files that it names, in the order of their names."""
-    model = load_model(path)
-    locations = sorted({str(tensor.location) for tensor in _external_tensors(model)})
+    """The hash of a model's files, one after the other."""
     digest = hashlib.sha256()
-    for file in [path, *(path.parent / location for location in locations)]:
+    for file in model_files(path):
         with file.open("rb") as stream:
             while block := stream.read(_READ_BYTES):
                 digest.update(block)

@@ -14,7 +14,7 @@ console = Console(stderr=True)
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Iterate with a bar that shows the count, the time spent and the time left."""
+    """Iterate with a bar that shows the count, the time spent and the time left, where standard error is a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -22,5 +22,5 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=description)
