@@ -2,7 +2,7 @@
 //
 // A kernel class has
 //   static constexpr char kName[];
-//   static constexpr Argument kInputs[], kOutputs[];
+//   static constexpr Argument kInputs[], kOutputs[];  // arrays of either kind
 //   Kernel(const OrtApi*, const OrtKernelInfo*);   // reads attributes; one object for each node of a session
 //   void Compute(const Call&) const;               // may be called by several threads at once
 #pragma once
@@ -18,7 +18,7 @@
 namespace sparsecc {
 
 struct Argument {
-  ort::ElementType type;
+  int type;
   ort::Characteristic characteristic = ort::kRequired;
 };
 

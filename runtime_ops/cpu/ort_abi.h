@@ -13,9 +13,6 @@ extern "C" {
 struct OrtCustomOpDomain;
 struct OrtKernelContext;
 struct OrtKernelInfo;
-struct OrtMemoryInfo;
-struct OrtOp;
-struct OrtOpAttr;
 struct OrtSessionOptions;
 struct OrtShapeInferContext;
 struct OrtStatus;
@@ -70,9 +67,8 @@ namespace sparsecc::ort {
 constexpr uint32_t kApiVersion = 18;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1, kInt64 = 7 };
+enum ElementType : int { kFloat = 1, kInt8 = 3, kInt64 = 7, kFloat16 = 10, kInt4 = 22 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
-constexpr int kDeviceAllocator = 0;
 constexpr int kDefaultMemory = 0;
 
 // A function of the table; calling it with the table first calls that entry.
@@ -93,30 +89,18 @@ inline constexpr Function<2, const char*, const OrtStatus*> GetErrorMessage;
 inline constexpr Fallible<26, const char*, OrtCustomOpDomain**> CreateCustomOpDomain;
 inline constexpr Fallible<27, OrtCustomOpDomain*, const OrtCustomOp*> AddCustomOp;
 inline constexpr Fallible<28, OrtSessionOptions*, OrtCustomOpDomain*> AddCustomOpDomain;
-inline constexpr Fallible<49, const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**>
-    CreateTensorWithData;
 inline constexpr Fallible<51, OrtValue*, void**> GetTensorMutableData;
 inline constexpr Fallible<60, const OrtTensorTypeAndShapeInfo*, int*> GetTensorElementType;
 inline constexpr Fallible<61, const OrtTensorTypeAndShapeInfo*, size_t*> GetDimensionsCount;
 inline constexpr Fallible<62, const OrtTensorTypeAndShapeInfo*, int64_t*, size_t> GetDimensions;
 inline constexpr Fallible<65, const OrtValue*, OrtTensorTypeAndShapeInfo**> GetTensorTypeAndShape;
-inline constexpr Fallible<69, int, int, OrtMemoryInfo**> CreateCpuMemoryInfo;
 inline constexpr Fallible<86, const OrtKernelInfo*, const char*, int64_t*> GetAttributeInt;
 inline constexpr Fallible<88, const OrtKernelContext*, size_t*> GetInputCount;
 inline constexpr Fallible<90, const OrtKernelContext*, size_t, const OrtValue**> GetInput;
 inline constexpr Fallible<91, OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**> GetOutput;
 inline constexpr Function<93, void, OrtStatus*> ReleaseStatus;
-inline constexpr Function<94, void, OrtMemoryInfo*> ReleaseMemoryInfo;
-inline constexpr Function<96, void, OrtValue*> ReleaseValue;
 inline constexpr Function<99, void, OrtTensorTypeAndShapeInfo*> ReleaseTensorTypeAndShapeInfo;
 inline constexpr Function<101, void, OrtCustomOpDomain*> ReleaseCustomOpDomain;
-inline constexpr Fallible<213, const OrtKernelInfo*, const char*, const char*, int, const char**, const int*, int,
-                          const OrtOpAttr* const*, int, int, int, OrtOp**>
-    CreateOp;
-inline constexpr Fallible<214, const OrtKernelContext*, const OrtOp*, const OrtValue* const*, int, OrtValue* const*,
-                          int>
-    InvokeOp;
-inline constexpr Function<215, void, OrtOp*> ReleaseOp;
 inline constexpr Fallible<274, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*> ParallelFor;
 
 }  // namespace sparsecc::ort

@@ -20,14 +20,18 @@ namespace {
 OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   static const CustomOp<Threshold> threshold;
   static const CustomOp<GatherActive> gather_active;
-  static const CustomOp<SparseMatMul> sparse_matmul;
+  static const CustomOp<SparseMatMul<kFloat32>> sparse_matmul_float32;
+  static const CustomOp<SparseMatMul<kFloat16>> sparse_matmul_float16;
+  static const CustomOp<SparseMatMul<kInt8>> sparse_matmul_int8;
+  static const CustomOp<SparseMatMul<kInt4>> sparse_matmul_int4;
 
   OrtCustomOpDomain* released = nullptr;
   Check(api, ort::CreateCustomOpDomain(api, "ai.sparsecc", &released));
   Owned<OrtCustomOpDomain, ort::ReleaseCustomOpDomain> domain(released, {api});
-  Check(api, ort::AddCustomOp(api, domain.get(), &threshold));
-  Check(api, ort::AddCustomOp(api, domain.get(), &gather_active));
-  Check(api, ort::AddCustomOp(api, domain.get(), &sparse_matmul));
+  const OrtCustomOp* const ops[] = {
+      &threshold,          &gather_active,     &sparse_matmul_float32, &sparse_matmul_float16,
+      &sparse_matmul_int8, &sparse_matmul_int4};
+  for (const OrtCustomOp* op : ops) Check(api, ort::AddCustomOp(api, domain.get(), op));
   return domain.release();
 }
 

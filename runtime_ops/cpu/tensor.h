@@ -80,6 +80,21 @@ template <>
 inline constexpr int kElementType<float> = ort::kFloat;
 template <>
 inline constexpr int kElementType<int64_t> = ort::kInt64;
+template <>
+inline constexpr int kElementType<int8_t> = ort::kInt8;
+
+struct Half {
+  uint16_t bits;
+};
+template <>
+inline constexpr int kElementType<Half> = ort::kFloat16;
+
+// Two elements of the tensor, the first in the lower half. The shape counts elements.
+struct Int4Pair {
+  uint8_t bits;
+};
+template <>
+inline constexpr int kElementType<Int4Pair> = ort::kInt4;
 
 template <typename T>
 struct Tensor {

@@ -1,0 +1,50 @@
+// The kernels for x86-64 with AVX2, FMA and F16C, compiled with all three switched on. Nothing that this file defines
+// or instantiates may have external linkage but the table: the linker could pick a copy that uses AVX2 for the rest of
+// the library, which has to run without. So it includes no C++ library header but those of types.
+#include "avx2_float.h"
+#include "avx2_int4.h"
+#include "avx2_int8.h"
+#include "avx2_panel.h"
+
+namespace sparsecc {
+namespace {
+
+// Adds the first `whole` columns of a stripe in integers, and by the portable kernel the rest, or everything where
+// integers will not do.
+template <WeightType kType, typename Pack, auto kAddGroup>
+void AddQuantized(const RowGroup& group, Stripe stripe, size_t whole, float* out) {
+  const size_t first_block = stripe.begin / group.block;
+  Multipliers multipliers;
+  if (whole == 0 || !Fill<Pack>(group, first_block, whole / group.block, &multipliers)) {
+    return AddRowsPortable(kType, group, stripe, out);
+  }
+  PrefetchScales(group, first_block);
+  kAddGroup(group, multipliers, {stripe.begin, stripe.begin + whole}, out);
+  if (stripe.begin + whole < stripe.end) AddRowsPortable(kType, group, {stripe.begin + whole, stripe.end}, out);
+}
+
+void AddInt8(const RowGroup& group, Stripe stripe, float* out) {
+  const size_t columns = stripe.end - stripe.begin;
+  const size_t whole = group.block % int8::kVectorColumns == 0 ? columns / group.block * group.block : 0;
+  AddQuantized<kInt8, Pack16, int8::AddGroup>(group, stripe, whole, out);
+}
+
+void AddInt4(const RowGroup& group, Stripe stripe, float* out) {
+  const size_t columns = stripe.end - stripe.begin;
+  if (group.block == int4::kVectorColumns / 2) {
+    const size_t whole = columns / int4::kVectorColumns * int4::kVectorColumns;
+    return AddQuantized<kInt4, Pack8EvenOdd, int4::AddGroup<true>>(group, stripe, whole, out);
+  }
+  const size_t whole = group.block % int4::kVectorColumns == 0 ? columns / group.block * group.block : 0;
+  AddQuantized<kInt4, Pack8InOrder, int4::AddGroup<false>>(group, stripe, whole, out);
+}
+
+}  // namespace
+
+const Kernels kAvx2Kernels = {
+    {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddInt8, AddInt4},
+    {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    panel::Multiply,
+};
+
+}  // namespace sparsecc

@@ -1,0 +1,146 @@
+// int4 rows with AVX2.
+//
+// Two rows' bytes are interleaved, and their lower and upper halves give the even and the odd outputs: maddubs
+// multiplies the unsigned halves q + 8 by the pair's two signed 8-bit multipliers and adds the two products. The sums
+// of 32 rows are kept in 16 bits. They count modulo 2^16, in which the excess of 8 * sum of m[i] is taken off at the
+// end, and the true sum fits: 32 rows * 8 * 127 = 32512 < 2^15.
+//
+// The group is added 4 rows at a time over the whole stripe and not all 32 rows line by line: rows often lie a multiple
+// of 4 KiB apart, and more lines than a cache set has ways would push each other out between prefetch and use.
+#pragma once
+
+#include "avx2_multipliers.h"
+
+namespace sparsecc {
+namespace {
+namespace int4 {
+
+constexpr size_t kRowsAtOnce = 4;
+constexpr size_t kVectorColumns = 64;  // of one 32-byte vector
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// Adds rows to 64 columns. Of each 64 sums, the first 16 are those of columns 0, 2, .. 14, 32, .. 46, the next ones of
+// 1, 3, .. 15, 33, .. 47, and then the same for columns 16 to 31 and 48 to 63.
+template <bool kIsFirst>
+inline __attribute__((always_inline)) void AddVector(const uint8_t* const* rows, size_t byte, const __m256i* pairs,
+                                                     int16_t* sums) {
+  const __m256i excess = _mm256_set1_epi8(static_cast<char>(0x88)), half = _mm256_set1_epi8(15);
+  const auto load = [&](size_t i) __attribute__((always_inline)) {
+    return _mm256_xor_si256(excess, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + byte)));
+  };
+  __m256i sum[4];
+  for (size_t pair = 0; pair < kRowsAtOnce / 2; ++pair) {
+    const __m256i even = load(2 * pair), odd = load(2 * pair + 1);
+    const __m256i low = _mm256_unpacklo_epi8(even, odd), high = _mm256_unpackhi_epi8(even, odd);
+    const __m256i products[4] = {
+        _mm256_maddubs_epi16(_mm256_and_si256(low, half), pairs[pair]),
+        _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(low, 4), half), pairs[pair]),
+        _mm256_maddubs_epi16(_mm256_and_si256(high, half), pairs[pair]),
+        _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 4), half), pairs[pair]),
+    };
+    for (size_t j = 0; j < 4; ++j) sum[j] = pair == 0 ? products[j] : _mm256_add_epi16(sum[j], products[j]);
+  }
+  for (size_t j = 0; j < 4; ++j) {
+    __m256i* to = reinterpret_cast<__m256i*>(sums) + j;
+    *to = kIsFirst ? sum[j] : _mm256_add_epi16(*to, sum[j]);
+  }
+}
+
+// Adds 4 rows to a stripe. kHasPairOfBlocks: a vector spans two blocks of 32; else it lies within one block.
+template <bool kIsFirst, bool kHasPairOfBlocks>
+__attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
+                                       Stripe stripe, size_t block, int16_t* sums) {
+  const uint8_t *rows[kRowsAtOnce], *next[kRowsAtOnce];
+  for (size_t i = 0; i < kRowsAtOnce; ++i) {
+    rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
+    next[i] = static_cast<const uint8_t*>(group_rows[i + kRowsAhead]) + stripe.begin / 2;
+  }
+  const auto add = [&](size_t column, const __m256i* pairs)
+                       __attribute__((always_inline)) { AddVector<kIsFirst>(rows, column / 2, pairs, sums + column); };
+  const auto prefetch = [&](size_t column) __attribute__((always_inline)) {
+    for (size_t i = 0; i < kRowsAtOnce; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(next[i] + column / 2), _MM_HINT_T0);
+    }
+  };
+  const size_t columns = stripe.end - stripe.begin;
+  size_t c = 0;
+  if (kHasPairOfBlocks) {
+    const auto add_two_blocks = [&](size_t column, auto place) __attribute__((always_inline)) {
+      constexpr int kPlace = decltype(place)::value;
+      __m256i pairs[kRowsAtOnce / 2];
+      for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
+        const auto* eight = reinterpret_cast<const __m256i*>(group_pairs[p] + column / 256 * kBlocksAtOnce);
+        pairs[p] = _mm256_shuffle_epi32(_mm256_load_si256(eight), kPlace * 0x55);
+      }
+      add(column, pairs);
+    };
+    for (; c + 256 <= columns; c += 256) {
+      prefetch(c);
+      add_two_blocks(c, Constant<0>());
+      add_two_blocks(c + 64, Constant<1>());
+      prefetch(c + 128);
+      add_two_blocks(c + 128, Constant<2>());
+      add_two_blocks(c + 192, Constant<3>());
+    }
+    if (c < columns) prefetch(c), add_two_blocks(c, Constant<0>()), c += 64;
+    if (c < columns) add_two_blocks(c, Constant<1>()), c += 64;
+    if (c < columns) prefetch(c), add_two_blocks(c, Constant<2>());
+  } else {
+    for (; c < columns; c += kVectorColumns) {
+      if (c % 128 == 0) prefetch(c);
+      __m256i pairs[kRowsAtOnce / 2];
+      for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
+        pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][c / block]));
+      }
+      add(c, pairs);
+    }
+  }
+}
+
+// out += unit * (sums - 8 * sum of m), in the order of columns.
+template <bool kHasPairOfBlocks>
+__attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
+                                      float* out) {
+  for (size_t c = 0; c < columns; c += kVectorColumns) {
+    const size_t first = kHasPairOfBlocks ? c / 32 : c / block, second = kHasPairOfBlocks ? first + 1 : first;
+    const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
+                             _mm256_broadcast_ss(multipliers.units + second)};
+    const __m128i first_sum = _mm_loadu_si32(multipliers.sums + first);
+    const __m128i second_sum = _mm_loadu_si32(multipliers.sums + second);
+    const __m256i excess =
+        _mm256_slli_epi16(_mm256_set_m128i(_mm_broadcastw_epi16(second_sum), _mm_broadcastw_epi16(first_sum)), 3);
+    const auto* from = reinterpret_cast<const __m256i*>(sums + c);
+#pragma GCC unroll 2
+    for (size_t half = 0; half < 2; ++half) {
+      const __m256i even = _mm256_load_si256(from + 2 * half), odd = _mm256_load_si256(from + 2 * half + 1);
+      const __m256i ordered[2] = {_mm256_sub_epi16(_mm256_unpacklo_epi16(even, odd), excess),
+                                  _mm256_sub_epi16(_mm256_unpackhi_epi16(even, odd), excess)};
+#pragma GCC unroll 2
+      for (size_t j = 0; j < 2; ++j) {
+        float* to = out + c + 16 * half + 8 * j;
+        const __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(ordered[j])));
+        const __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(ordered[j], 1)));
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(low, units[0], _mm256_loadu_ps(to)));
+        _mm256_storeu_ps(to + 32, _mm256_fmadd_ps(high, units[1], _mm256_loadu_ps(to + 32)));
+      }
+    }
+  }
+}
+
+template <bool kHasPairOfBlocks>
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
+  alignas(32) int16_t sums[kMaxStripe];
+  AddRows<true, kHasPairOfBlocks>(group.rows, multipliers.pairs, stripe, group.block, sums);
+  for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
+    AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, sums);
+  }
+  Finish<kHasPairOfBlocks>(sums, multipliers, stripe.end - stripe.begin, group.block, out + stripe.begin);
+}
+
+}  // namespace int4
+}  // namespace
+}  // namespace sparsecc

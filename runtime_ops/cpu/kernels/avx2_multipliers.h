@@ -1,0 +1,137 @@
+// The first half of a product with quantized weights: each row's value times each of its block scales, as integers.
+//
+//   out[c] += sum over i of value[i] * scale[i, b] * q[i, c]        b = c / block
+//
+// For a group of rows and a block, m[i] = round(value[i] * scale[i, b] / unit[b]) is an integer of at most kLargest, so
+// that the sum of m[i] * q[i, c] is exact in integers and is multiplied by unit[b] once. The unit is
+//
+//   unit[b] = max over i of |value[i]| * max over i of |scale[i, b]| / kLargest
+//
+// which bounds the error of each term by unit[b] / 2 * |q|: 1/254 of the group's largest term for 8 bits, 1/65534 for
+// 16. Two rows make a pair, whose integers lie side by side as the multiply-and-add instructions take them.
+//
+// Included by units that are compiled for AVX2: everything here has internal linkage.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace sparsecc {
+namespace {
+
+constexpr size_t kBlocksAtOnce = 8;
+constexpr size_t kMaxBlocks = kMaxStripe / 32;
+constexpr size_t kPairs = kMaxGroup / 2;
+
+struct Multipliers {
+  alignas(32) uint32_t pairs[kPairs][kMaxBlocks];  // as Pack arranges them
+  alignas(32) int32_t sums[kMaxBlocks];            // over the group, of m[i]
+  alignas(32) float units[kMaxBlocks];
+};
+
+// 16 bits for each multiplier: the pair is (m[even], m[odd]) in the halves of 32 bits, block after block.
+struct Pack16 {
+  static constexpr float kLargest = 32767.0f;
+  static __m256i Pair(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA); }
+};
+
+// 8 bits for each: the pair's two bytes, twice. Of each 8 blocks the lower half of a vector gets those at even places
+// and the upper half those at odd places, so that one shuffle within halves gives the pair of two neighbouring blocks.
+struct Pack8 {
+  static constexpr float kLargest = 127.0f;
+  static __m256i Pair(__m256i even, __m256i odd) {
+    const __m256i words = _mm256_packs_epi32(even, odd);
+    const __m256i bytes = _mm256_packs_epi16(words, words);
+    const __m256i side_by_side = _mm256_setr_epi8(0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7,  //
+                                                  0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7);
+    return _mm256_shuffle_epi8(bytes, side_by_side);
+  }
+};
+// The same for blocks that fill a vector each: they stay in order.
+struct Pack8InOrder : Pack8 {};
+struct Pack8EvenOdd : Pack8 {
+  static __m256i Pair(__m256i even, __m256i odd) {
+    return _mm256_permutevar8x32_epi32(Pack8::Pair(even, odd), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+  }
+};
+
+// The largest |value|; NaN or infinite where a value is.
+inline float LargestValue(const RowGroup& group) {
+  // As integers, in which a NaN is the largest of all.
+  __m256i largest = _mm256_setzero_si256();
+  for (size_t i = 0; i < kMaxGroup; i += 8) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group.values + i));
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7FFFFFFF)));
+  }
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1));
+  return _mm_cvtss_f32(_mm_castsi128_ps(four));
+}
+
+// Fills 8 blocks from `b` on, of which scales[i] + offset are the scales. False where a unit is not finite or too small
+// to be divided by.
+template <typename Pack>
+inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* scales, size_t offset,
+                                                      const RowGroup& group, float largest_value, size_t b,
+                                                      Multipliers* multipliers) {
+  const auto load = [&](size_t i) __attribute__((always_inline)) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales[i] + offset));
+  };
+  __m128i largest_scale = _mm_setzero_si128();
+#pragma GCC unroll 8
+  for (size_t i = 0; i < kMaxGroup; ++i) {  // the bits of positive float16 are in the order of their values
+    largest_scale = _mm_max_epu16(largest_scale, _mm_and_si128(load(i), _mm_set1_epi16(0x7FFF)));
+  }
+  const __m256 unit = _mm256_mul_ps(_mm256_cvtph_ps(largest_scale), _mm256_set1_ps(largest_value / Pack::kLargest));
+  const __m256 is_zero = _mm256_cmp_ps(unit, _mm256_setzero_ps(), _CMP_EQ_OQ);
+  const __m256 is_usual = _mm256_and_ps(_mm256_cmp_ps(unit, _mm256_set1_ps(1e-30f), _CMP_GE_OQ),
+                                        _mm256_cmp_ps(unit, _mm256_set1_ps(1e30f), _CMP_LE_OQ));
+  if (_mm256_movemask_ps(_mm256_or_ps(is_zero, is_usual)) != 0xFF) return false;
+  const __m256 inverse = _mm256_andnot_ps(is_zero, _mm256_div_ps(_mm256_set1_ps(1.0f), unit));
+  const auto multiplier = [&](size_t i) __attribute__((always_inline)) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtph_ps(load(i)), _mm256_broadcast_ss(group.values + i));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(scaled, inverse));
+  };
+  __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 4
+  for (size_t pair = 0; pair < kPairs; ++pair) {
+    const __m256i even = multiplier(2 * pair), odd = multiplier(2 * pair + 1);
+    sum = _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b), Pack::Pair(even, odd));
+  }
+  _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b), sum);
+  _mm256_store_ps(multipliers->units + b, unit);
+  return true;
+}
+
+// Fills the multipliers of a stripe's blocks. False where the integers cannot represent the terms: something is
+// infinite, NaN or beyond 1e30.
+template <typename Pack>
+inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t first_block, size_t blocks,
+                                                Multipliers* multipliers) {
+  const float largest_value = LargestValue(group);
+  if (!(largest_value < 1e30f)) return false;
+  size_t b = 0;
+  for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
+    if (!FillBlocks<Pack>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
+  }
+  if (b == blocks) return true;
+  alignas(16) uint16_t last[kMaxGroup][kBlocksAtOnce] = {};  // past them, the file may end
+  const uint16_t* last_scales[kMaxGroup];
+  for (size_t i = 0; i < kMaxGroup; ++i) {
+    for (size_t j = b; j < blocks; ++j) last[i][j - b] = group.scales[i][first_block + j];
+    last_scales[i] = last[i];
+  }
+  return FillBlocks<Pack>(last_scales, 0, group, largest_value, b, multipliers);
+}
+
+inline void PrefetchScales(const RowGroup& group, size_t first_block) {
+  for (size_t i = kMaxGroup; i < 2 * kMaxGroup; ++i) {
+    _mm_prefetch(reinterpret_cast<const char*>(group.scales[i] + first_block), _MM_HINT_T0);
+  }
+}
+
+}  // namespace
+}  // namespace sparsecc

@@ -1,0 +1,106 @@
+// The kernels in plain C++, for processors without a unit of their own. The compiler vectorizes the loops with what
+// every processor of the architecture has.
+#include "portable.h"
+
+#include <algorithm>
+
+namespace sparsecc {
+namespace {
+
+// Weight c of a row of quantized weights that begins with a byte.
+float Integer(const int8_t* row, size_t c) { return static_cast<float>(row[c]); }
+
+struct Int4Row {
+  const uint8_t* bytes;
+};
+float Integer(Int4Row row, size_t c) {
+  const int half = c % 2 == 0 ? row.bytes[c / 2] & 15 : row.bytes[c / 2] >> 4;
+  return static_cast<float>((half ^ 8) - 8);
+}
+
+void AddFloats(const RowGroup& group, size_t i, Stripe stripe, float* __restrict out) {
+  const float* weights = static_cast<const float*>(group.rows[i]);
+  const float value = group.values[i];
+  for (size_t c = stripe.begin; c < stripe.end; ++c) out[c] += value * weights[c];
+}
+
+void AddHalves(const RowGroup& group, size_t i, Stripe stripe, float* __restrict out) {
+  const uint16_t* weights = static_cast<const uint16_t*>(group.rows[i]);
+  const float value = group.values[i];
+  for (size_t c = stripe.begin; c < stripe.end; ++c) out[c] += value * HalfToFloat(weights[c]);
+}
+
+template <typename Row>
+void AddBlocks(Row row, const RowGroup& group, size_t i, Stripe stripe, float* __restrict out) {
+  for (size_t begin = stripe.begin; begin < stripe.end; begin += group.block) {
+    const float multiplier = group.values[i] * HalfToFloat(group.scales[i][begin / group.block]);
+    const size_t end = std::min(begin + group.block, stripe.end);
+    for (size_t c = begin; c < end; ++c) out[c] += multiplier * Integer(row, c);
+  }
+}
+
+void AddInt8(const RowGroup& group, size_t i, Stripe stripe, float* out) {
+  AddBlocks(static_cast<const int8_t*>(group.rows[i]), group, i, stripe, out);
+}
+
+void AddInt4(const RowGroup& group, size_t i, Stripe stripe, float* out) {
+  AddBlocks(Int4Row{static_cast<const uint8_t*>(group.rows[i])}, group, i, stripe, out);
+}
+
+template <auto kAddRow>
+void AddEach(const RowGroup& group, Stripe stripe, float* out) {
+  for (size_t i = 0; i < group.count; ++i) kAddRow(group, i, stripe, out);
+}
+
+// W[channel, column] of any type and any shape.
+float Weight(const Weights& weights, size_t channel, size_t column) {
+  const size_t position = channel * weights.columns + column;
+  switch (weights.type) {
+    case kFloat32:
+      return static_cast<const float*>(weights.data)[position];
+    case kFloat16:
+      return HalfToFloat(static_cast<const uint16_t*>(weights.data)[position]);
+    case kInt8:
+      return Integer(static_cast<const int8_t*>(weights.data), position) *
+             HalfToFloat(*ScalesAt(weights, channel, column));
+    default:
+      return Integer(Int4Row{static_cast<const uint8_t*>(weights.data)}, position) *
+             HalfToFloat(*ScalesAt(weights, channel, column));
+  }
+}
+
+void Multiply(const PanelProduct& product) {
+  for (size_t row = 0; row < product.rows; ++row) {
+    float sums[kPanelColumns] = {};
+    for (size_t k = 0; k < product.count; ++k) {
+      const float value = product.values[k * product.rows + row];
+      for (size_t c = 0; c < kPanelColumns; ++c) sums[c] += value * product.panel[k * kPanelColumns + c];
+    }
+    for (size_t c = 0; c < product.columns; ++c) product.out[row * product.out_stride + c] += sums[c];
+  }
+}
+
+}  // namespace
+
+void AddRowsPortable(WeightType type, const RowGroup& group, Stripe stripe, float* out) {
+  kPortableKernels.add_rows[type](group, stripe, out);
+}
+
+void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
+  for (size_t begin = stripe.begin; begin < stripe.end; begin += kPanelColumns) {
+    for (size_t k = 0; k < count; ++k, panels += kPanelColumns) {
+      for (size_t c = 0; c < kPanelColumns; ++c) {
+        const bool is_inside = begin + c < stripe.end;
+        panels[c] = is_inside ? Weight(weights, static_cast<size_t>(indices[k]), begin + c) : 0.0f;
+      }
+    }
+  }
+}
+
+const Kernels kPortableKernels = {
+    {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
+    {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
+    Multiply,
+};
+
+}  // namespace sparsecc

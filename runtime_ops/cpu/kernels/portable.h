@@ -1,0 +1,12 @@
+// What the other sets of kernels fall back on, where a shape or a value is out of the ordinary.
+#pragma once
+
+#include "../half.h"
+#include "kernels.h"
+
+namespace sparsecc {
+
+void AddRowsPortable(WeightType type, const RowGroup& group, Stripe stripe, float* out);
+void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels);
+
+}  // namespace sparsecc

@@ -1,0 +1,207 @@
+#include "product.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tasks.h"
+
+namespace sparsecc {
+namespace {
+
+// Up to here, each row of values reads the weights anew, from the cache. Above, unpacking them once for all is faster.
+constexpr size_t FewRows(WeightType type) { return BitsPerWeight(type) >= 16 ? 2 : 6; }
+
+// Columns of floats added at once: their outputs take half of a 32 KiB first-level cache. For several rows of values a
+// group's weights should stay in the cache too.
+constexpr size_t StripeColumns(WeightType type, size_t rows) {
+  return BitsPerWeight(type) < 16 || rows > 1 ? kMaxStripe : 4096;
+}
+
+// The weights of a row that a task reads in one run at least, where it can: shorter runs are read more slowly.
+constexpr size_t kRunBytes = 1024;
+
+// Waking another thread costs some microseconds, in which one thread reads about this much.
+constexpr size_t kBytesPerTask = 1 << 16;
+
+// With many rows, what a task packs of the values should serve many columns.
+constexpr size_t kMinColumnsPerTask = 128;
+
+struct Range {
+  size_t begin, end;
+};
+
+// Part `index` of `parts` of [0, count), a multiple of `step` but for the last.
+Range Part(size_t count, size_t step, size_t parts, size_t index) {
+  const size_t steps = (count + step - 1) / step;
+  return {std::min(count, steps * index / parts * step), std::min(count, steps * (index + 1) / parts * step)};
+}
+
+// Whether rows can be entered at any stripe's first column: where it begins a byte and a block.
+bool IsRegular(const Weights& weights) {
+  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && weights.block % 2 == 0);
+  return is_whole_bytes && kMaxStripe % weights.block == 0;
+}
+
+void Initialize(const Product& product, Range columns, float* out) {
+  for (size_t row = 0; row < product.rows; ++row) {
+    float* to = out + row * product.weights.columns;
+    if (product.bias != nullptr) {
+      std::copy(product.bias + columns.begin, product.bias + columns.end, to + columns.begin);
+    } else {
+      std::fill(to + columns.begin, to + columns.end, 0.0f);
+    }
+  }
+}
+
+// The rows of some active channels; the next group's follow them.
+RowGroup Group(const Product& product, Range active) {
+  const Weights& weights = product.weights;
+  RowGroup group;
+  group.count = std::min(kMaxGroup, active.end - active.begin);
+  group.block = weights.block;
+  const int64_t* indices = product.indices + active.begin;
+  const size_t available = active.end - active.begin;
+  const size_t rows = std::min(available, kMaxGroup + kRowsAhead);
+  for (size_t i = 0; i < rows; ++i) group.rows[i] = RowAt(weights, static_cast<size_t>(indices[i]), 0);
+  std::fill(group.rows + rows, group.rows + kMaxGroup + kRowsAhead, group.rows[rows - 1]);
+  if (weights.scales == nullptr) return group;
+  const size_t scales = std::min(available, 2 * kMaxGroup);
+  for (size_t i = 0; i < scales; ++i) group.scales[i] = ScalesAt(weights, static_cast<size_t>(indices[i]), 0);
+  std::fill(group.scales + scales, group.scales + 2 * kMaxGroup, group.scales[scales - 1]);
+  return group;
+}
+
+// Adds the product of some active channels, in some columns, to out[rows, columns].
+void AddActive(const Kernels& kernels, const Product& product, Range active, Range columns, float* out) {
+  const Weights& weights = product.weights;
+  const size_t width = StripeColumns(weights.type, product.rows);
+  for (size_t first = active.begin; first < active.end; first += kMaxGroup) {
+    RowGroup group = Group(product, {first, active.end});
+    for (size_t begin = columns.begin; begin < columns.end; begin += width) {
+      const Stripe stripe = {begin, std::min(begin + width, columns.end)};
+      for (size_t row = 0; row < product.rows; ++row) {
+        std::copy_n(product.values + row * product.active + first, group.count, group.values);
+        std::fill(group.values + group.count, group.values + kMaxGroup, 0.0f);
+        kernels.add_rows[weights.type](group, stripe, out + row * weights.columns);
+      }
+    }
+  }
+}
+
+// Tasks of at least kBytesPerTask, first along the rows of the weights as long as their runs stay long, then across.
+struct Grid {
+  explicit Grid(const Product& product) {
+    const Weights& weights = product.weights;
+    const size_t row_bytes = std::max<size_t>(1, weights.columns * BitsPerWeight(weights.type) / 8);
+    const size_t worth = product.active * row_bytes * product.rows / kBytesPerTask;
+    const size_t tasks = std::clamp<size_t>(worth, 1, MaxTasks());
+    column_parts = std::clamp<size_t>(row_bytes / kRunBytes, 1, tasks);
+    active_parts = std::max<size_t>(1, tasks / column_parts);
+  }
+  size_t column_parts, active_parts;
+};
+
+void AddTo(float* __restrict out, const float* __restrict more, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] += more[i];
+}
+
+void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& product) {
+  const Grid grid(product);
+  const size_t columns = product.weights.columns, step = std::max<size_t>(64, product.weights.block);
+  const size_t outputs = product.rows * columns;
+  std::vector<float> partial((grid.active_parts - 1) * outputs, 0.0f);
+  call.Parallel(grid.column_parts * grid.active_parts, [&](size_t task) {
+    const size_t active_part = task / grid.column_parts;
+    const Range stripe = Part(columns, step, grid.column_parts, task % grid.column_parts);
+    float* out = active_part == 0 ? product.out : partial.data() + (active_part - 1) * outputs;
+    if (active_part == 0) Initialize(product, stripe, out);
+    AddActive(kernels, product, Part(product.active, kMaxGroup, grid.active_parts, active_part), stripe, out);
+  });
+  for (size_t part = 0; part + 1 < grid.active_parts; ++part)
+    AddTo(product.out, partial.data() + part * outputs, outputs);
+}
+
+// Of many rows of values, kTileRows times kTileChannels stay in the second-level cache while the weights of those
+// channels pass through the first-level cache, a panel of kTileChannels at a time.
+constexpr size_t kTileRows = 32 * kPanelRows;
+constexpr size_t kTileChannels = 256;
+
+// The values tile by tile, each transposed in groups of kPanelRows rows. Rows of values often lie a multiple of 4 KiB
+// apart, and would compete for the same few lines of the cache.
+class PackedValues {
+ public:
+  PackedValues(const Call& call, const Product& product) : active_(product.active), data_(product.rows * active_) {
+    const size_t groups = (product.rows + kPanelRows - 1) / kPanelRows;
+    call.Parallel(groups, [&](size_t group) { PackGroup(product, group * kPanelRows); });
+  }
+
+  // The group of rows that begins with `row`: [channels of the tile, rows of the group].
+  const float* Group(size_t row, size_t group_rows, size_t first_active) const {
+    return data_.data() + row * active_ + group_rows * first_active;
+  }
+
+ private:
+  void PackGroup(const Product& product, size_t first) {
+    const size_t count = std::min(kPanelRows, product.rows - first);
+    float* to = data_.data() + first * active_;
+    for (size_t r = 0; r < count; ++r) {
+      const float* values = product.values + (first + r) * active_;
+      for (size_t k = 0; k < active_; ++k) to[k * count + r] = values[k];
+    }
+  }
+
+  size_t active_;
+  std::vector<float> data_;
+};
+
+// Adds the packed values times the weights of their channels, in some columns, to the output.
+void MultiplyTile(const Kernels& kernels, const Product& product, const PackedValues& packed, Range rows, Range active,
+                  Range columns) {
+  alignas(64) float panels[kTileChannels * kUnpackedColumns];
+  const Weights& weights = product.weights;
+  const size_t count = active.end - active.begin;
+  for (size_t begin = columns.begin; begin < columns.end; begin += kUnpackedColumns) {
+    const Stripe stripe = {begin, std::min(begin + kUnpackedColumns, columns.end)};
+    kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, panels);
+    for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
+      for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
+        const size_t group_rows = std::min(kPanelRows, rows.end - row);
+        kernels.multiply_panel({packed.Group(row, group_rows, active.begin), group_rows,
+                                panels + (column - stripe.begin) * count, count,
+                                product.out + row * weights.columns + column, weights.columns,
+                                std::min(kPanelColumns, stripe.end - column)});
+      }
+    }
+  }
+}
+
+void MultiplyManyRows(const Call& call, const Kernels& kernels, const Product& product) {
+  const size_t columns = product.weights.columns;
+  const size_t parts = std::clamp<size_t>(columns / kMinColumnsPerTask, 1, MaxTasks());
+  const PackedValues packed(call, product);
+  call.Parallel(parts, [&](size_t task) {
+    const Range stripe = Part(columns, kUnpackedColumns, parts, task);
+    Initialize(product, stripe, product.out);
+    for (size_t row = 0; row < product.rows; row += kTileRows) {
+      const Range rows = {row, std::min(row + kTileRows, product.rows)};
+      for (size_t first = 0; first < product.active; first += kTileChannels) {
+        const Range active = {first, std::min(first + kTileChannels, product.active)};
+        MultiplyTile(kernels, product, packed, rows, active, stripe);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void Multiply(const Call& call, const Kernels& kernels, const Product& product) {
+  if (product.rows == 0 || product.weights.columns == 0) return;
+  if (product.rows <= FewRows(product.weights.type) && IsRegular(product.weights)) {
+    MultiplyFewRows(call, kernels, product);
+  } else {
+    MultiplyManyRows(call, kernels, product);
+  }
+}
+
+}  // namespace sparsecc
