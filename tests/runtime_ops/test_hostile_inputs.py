@@ -94,7 +94,7 @@ def test_huge_shape_of_an_empty_tensor() -> None:
 
 
 def test_wrong_element_type_is_refused() -> None:
-    wrong = copy.deepcopy(model("GatherActive", ("Y",)))
+    wrong = copy.deepcopy(model("GatherActive", {"Y": zeros(1)}))
     wrong.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     wrong.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     with pytest.raises(Exception, match=r"GatherActive|Type"):
@@ -130,7 +130,7 @@ def test_old_runtime_is_told() -> None:
 
 
 def test_library_loads_into_many_sessions() -> None:
-    one_node = model("GatherActive", ("Y",)).SerializeToString()
+    one_node = model("GatherActive", {"Y": zeros(1)}).SerializeToString()
     for _ in range(20):
         values, indices = session(one_node).run(None, {"Y": np.array([0, 5], np.float32)})
         assert (values.tolist(), indices.tolist()) == ([5.0], [1])
