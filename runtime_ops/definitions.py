@@ -87,7 +87,7 @@ def SparseMatMulNBits(
     """
     weight = op.DequantizeLinear(Wq, op.Cast(scales, to=onnx.TensorProto.FLOAT), axis=1, block_size=block_size)
     product = op.Gemm(op.Flatten(values, axis=-1), op.Gather(weight, indices, axis=0), bias)
-    shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(Wq, start=1), axis=0)
+    shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(weight, start=1), axis=0)
     return op.Reshape(product, shape, allowzero=1)
 
 
