@@ -12,10 +12,12 @@ from sparsecc.passes.dequantize_matmul_nbits import DequantizeMatMulNBitsPass
 from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
 from sparsecc.passes.fold_transpose import FoldTransposePass
+from sparsecc.passes.halve_vocabulary import HalveVocabularyPass
 from sparsecc.passes.halve_weights import HalveWeightsPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
 from sparsecc.passes.insert_threshold import InsertThresholdPass
 from sparsecc.passes.limit_sparse_rows import LimitSparseRowsPass
+from sparsecc.passes.quantize_vocabulary import PackedTensors, QuantizeVocabularyPass
 from sparsecc.passes.quantize_weights import QuantizedTensors, QuantizeWeightsPass
 from sparsecc.passes.replace_matmul import ReplaceMatMulPass
 from sparsecc.passes.ship_functions import ShipFunctionsPass
@@ -30,10 +32,13 @@ __all__ = [
     "FoldBiasPass",
     "FoldDequantizeLinearPass",
     "FoldTransposePass",
+    "HalveVocabularyPass",
     "HalveWeightsPass",
     "InsertGatherActivePass",
     "InsertThresholdPass",
     "LimitSparseRowsPass",
+    "PackedTensors",
+    "QuantizeVocabularyPass",
     "QuantizeWeightsPass",
     "QuantizedTensors",
     "ReplaceMatMulPass",

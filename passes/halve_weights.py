@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import functools
-
-import numpy as np
 import onnx_ir as ir
 
-from sparsecc.errors import SparseccError
 from sparsecc.operators import is_sparse_matmul
 from sparsecc.projections import is_linear
+from sparsecc.quantization.half_tensor import half_matrix
 
 
 class HalveWeightsPass(ir.passes.InPlacePass):
@@ -24,7 +21,7 @@ class HalveWeightsPass(ir.passes.InPlacePass):
             weight = node.inputs[2]
             assert weight is not None
             if weight not in halves:
-                halves[weight] = _half(weight)
+                halves[weight] = half_matrix(_tensor(weight), f"{weight.name}_fp16")
                 model.graph.register_initializer(halves[weight])
             node.replace_input_with(2, halves[weight])
         return ir.passes.PassResult(model, bool(nodes))
@@ -40,23 +37,6 @@ def _with_whole_weight(graph: ir.Graph) -> list[ir.Node]:
         for node in graph
         if is_sparse_matmul(node) and is_linear(node) and _tensor(node.inputs[2]).dtype == ir.DataType.FLOAT
     ]
-
-
-def _half(weight: ir.Value) -> ir.Value:
-    tensor = _tensor(weight)
-    shape, half = ir.Shape(tensor.shape), ir.DataType.FLOAT16
-    lazy = ir.LazyTensor(functools.partial(_converted, tensor), half, shape)
-    return ir.Value(name=f"{weight.name}_fp16", const_value=lazy, shape=shape, type=ir.TensorType(half))
-
-
-def _converted(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    with np.errstate(over="ignore"):
-        half = tensor.numpy().astype(np.float16)
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()
-    if not np.isfinite(half).all():
-        raise SparseccError(f"{tensor.name} has weights beyond the range of float16; store them as fp32, int8 or int4")
-    return ir.Tensor(half)
 
 
 def _tensor(weight: ir.Value | None) -> ir.TensorProtocol:

@@ -125,7 +125,8 @@ def compile_model(
         windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
         statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
         recipe = dataclasses.replace(make_recipe(dense, statistics, method, sparsity), weights=weights)
-        sparse = write_sparse_artifact(dense, recipe, staging)
+        text = None if calibration_source.suffix in _STATISTICS_SUFFIXES else calibration_source
+        sparse = write_sparse_artifact(dense, recipe, staging, text, threads=threads)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
         if measurements:
             _write_recipe(sparse, recipe, measurements)
@@ -197,11 +198,19 @@ def make_recipe(dense: Artifact, statistics: Statistics, method: str, sparsity: 
     return dataclasses.replace(recipe, versions=library_versions())
 
 
-def write_sparse_artifact(dense: Artifact, recipe: Recipe, directory: Path) -> Artifact:
-    """Rewrite a dense model by a recipe into an empty directory, with all that running it needs beside it."""
+def write_sparse_artifact(
+    dense: Artifact, recipe: Recipe, directory: Path, text: Path | None = None, *, threads: int = 0
+) -> Artifact:
+    """Rewrite a dense model by a recipe into an empty directory, with all that running it needs beside it.
+
+    ``text`` is what weights are quantized by where that takes a text; sparsecc's own calibration text by default.
+    """
     model = load_model(dense.model_path)
+    projections = require_projections(model, dense.model_path)
     with _scratch_directory(directory, "weights") as scratch:
-        storage = storage_passes(require_projections(model, dense.model_path), recipe.weights, Path(scratch))
+        storage = storage_passes(
+            dense, projections, recipe.weights, text or shipped_text("calibration"), Path(scratch), threads=threads
+        )
         sparsify(model, recipe, storage)
         save_model(model, directory)
     copy_companions(dense, directory)

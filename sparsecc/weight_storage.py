@@ -2,44 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from sparsecc.passes import HalveWeightsPass, QuantizedTensors, QuantizeWeightsPass
+from sparsecc.artifact import Artifact
+from sparsecc.passes import (
+    HalveVocabularyPass,
+    HalveWeightsPass,
+    PackedTensors,
+    QuantizedTensors,
+    QuantizeVocabularyPass,
+    QuantizeWeightsPass,
+)
 from sparsecc.progress import track
 from sparsecc.projections import Projection
-from sparsecc.quantization.finite_weight import finite_weight
+from sparsecc.quantization.finite_weight import require_finite, weight_array
+from sparsecc.quantization.gptq import ErrorFeedback, gptq
+from sparsecc.quantization.input_covariance import input_covariances
+from sparsecc.quantization.packed_matrix import packed_blocks
 from sparsecc.quantization.quantized_weight import BLOCK_SIZE, QuantizedWeight
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.quantization.scratch_tensors import ScratchTensors
+from sparsecc.text import load_tokenizer, token_windows
 
-_BITS = {"int8": 8, "int4": 4}
+QUANTIZATION_TOKENS = 16_384
+"""How much of a text int4 is rounded by."""
 _TYPES = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
 
+Quantized = Iterator[tuple[str, QuantizedWeight]]
+"""The names of projections and their weights, one at a time."""
 
-def storage_passes(projections: list[Projection], weights: str, scratch: Path) -> tuple[ir.passes.InPlacePass, ...]:
+
+def storage_passes(
+    dense: Artifact,
+    projections: Sequence[Projection],
+    weights: str,
+    text: Path,
+    scratch: Path,
+    *,
+    threads: int = 0,
+) -> tuple[ir.passes.InPlacePass, ...]:
     """The passes that store the weights of a sparse model as one of :data:`sparsecc.recipe.WEIGHTS`.
 
-    Quantized weights lie in the directory ``scratch`` until the model is written.
+    int8 is rounded to the nearest. int4 is rounded by GPTQ with what the projections are given on ``text``, except for
+    the head and the embedding. Quantized weights lie in the directory ``scratch`` until the model is written.
 
     Raises:
-        SparseccError: a weight is not finite.
+        SparseccError: a weight is not finite, or the text is unusable.
     """
-    if weights == "fp32":
-        return ()
-    if weights == "fp16":
-        return (HalveWeightsPass(),)
     tensors = ScratchTensors(scratch)
-    quantized = _rounded(projections, _BITS[weights])
+    if weights == "fp16":
+        return HalveVocabularyPass(), HalveWeightsPass()
+    if weights == "int8":
+        return _quantizing_passes(_rounded(projections), projections, 8, tensors)
+    if weights == "int4":
+        return _quantizing_passes(_calibrated(dense, projections, text, threads), projections, 4, tensors)
+    return ()
+
+
+def _quantizing_passes(
+    quantized: Quantized, projections: Sequence[Projection], bits: int, tensors: ScratchTensors
+) -> tuple[ir.passes.InPlacePass, ...]:
     stored = {name: _stored(name, weight, tensors) for name, weight in track(quantized, "quantizing", len(projections))}
-    return (QuantizeWeightsPass(stored),)
+
+    def pack(name: str, matrix: NDArray[np.float32]) -> PackedTensors:
+        require_finite(matrix, name)
+        weight = round_to_nearest(matrix, bits)
+        packed = tensors.add(f"{name}/packed", packed_blocks(weight), ir.DataType.UINT8)
+        scales = tensors.add(f"{name}/scales", weight.scales.astype(np.float32), ir.DataType.FLOAT)
+        return PackedTensors(packed, scales, bits, BLOCK_SIZE)
+
+    return QuantizeWeightsPass(stored), QuantizeVocabularyPass(pack, BLOCK_SIZE)
 
 
-def _rounded(projections: Iterable[Projection], bits: int) -> Iterator[tuple[str, QuantizedWeight]]:
+def _rounded(projections: Sequence[Projection]) -> Quantized:
     for projection in projections:
-        yield projection.name, round_to_nearest(finite_weight(projection), bits)
+        yield projection.name, round_to_nearest(weight_array(projection), 8)
+
+
+def _calibrated(dense: Artifact, projections: Sequence[Projection], text: Path, threads: int) -> Quantized:
+    """By GPTQ; two int4 share a byte, so a weight with an odd number of columns is int8."""
+    tokenizer = load_tokenizer(dense.directory)
+    windows = token_windows(text, tokenizer, tokens=QUANTIZATION_TOKENS, window=dense.window)
+    channels = {str(projection.input.name): projection.channels for projection in projections}
+    for hidden_state, covariance in input_covariances(dense, channels, windows, threads=threads):
+        feedback = ErrorFeedback(covariance)
+        for projection in projections:
+            if str(projection.input.name) == hidden_state:
+                bits = 8 if projection.outputs % 2 else 4
+                yield projection.name, gptq(weight_array(projection), feedback, bits)
 
 
 def _stored(name: str, weight: QuantizedWeight, tensors: ScratchTensors) -> QuantizedTensors:

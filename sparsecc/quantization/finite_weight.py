@@ -1,4 +1,4 @@
-"""Read the weight of a projection that is to be quantized."""
+"""Read weights that are to be quantized."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from sparsecc.errors import SparseccError
 from sparsecc.projections import Projection
 
 
-def finite_weight(projection: Projection) -> NDArray[np.float32]:
+def weight_array(projection: Projection) -> NDArray[np.float32]:
     """A copy float32 [K, N] of a projection's weight, of which nothing stays mapped.
 
     Raises:
-        SparseccError: a weight is NaN or infinite, which no integer stands for.
+        SparseccError: a weight is NaN or infinite.
     """
     tensor = projection.weight.const_value
     assert tensor is not None
     weight: NDArray[np.float32] = np.array(tensor.numpy(), np.float32)
     if isinstance(tensor, ir.ExternalTensor):
         tensor.release()
-    if not np.isfinite(weight).all():
-        raise SparseccError(f"{projection.name} has weights that are NaN or infinite; check the checkpoint")
+    require_finite(weight, projection.name)
     return weight
+
+
+def require_finite(weight: NDArray[np.float32], name: str) -> None:
+    """Refuse a weight with a NaN or an infinity, which no integer stands for.
+
+    Raises:
+        SparseccError: it has one.
+    """
+    if not np.isfinite(weight).all():
+        raise SparseccError(f"{name} has weights that are NaN or infinite; check the checkpoint")

@@ -30,5 +30,9 @@ class QuantizedWeight:
 
     def dequantized(self) -> NDArray[np.float32]:
         """float32 [K, N]."""
-        scales = np.repeat(self.scales.astype(np.float32), BLOCK_SIZE, axis=1)
-        return self.integers * scales[:, : self.integers.shape[1]]
+        return self.integers * by_column(self.scales, self.integers.shape[1])
+
+
+def by_column(scales: NDArray[np.float16], columns: int) -> NDArray[np.float32]:
+    """The scale float32 [K, N] of each weight, from those of the blocks [K, ceil(N / BLOCK_SIZE)]."""
+    return np.repeat(scales.astype(np.float32), BLOCK_SIZE, axis=1)[:, :columns]

@@ -1,0 +1,59 @@
+"""Find where a decoder turns tokens into hidden states, and hidden states into logits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from sparsecc.projections import find_projections, is_linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """The lookup of token ids in a constant float32 table.
+
+    Attributes:
+        node: the Gather.
+        weight: the initializer, [V, K] or, where ``is_transposed``, [K, V] behind a Transpose.
+    """
+
+    node: ir.Node
+    weight: ir.Value
+    is_transposed: bool
+
+
+def find_head(graph: ir.Graph) -> ir.Node | None:
+    """The MatMul by a constant float32 W[K, V] that makes the logits: the last one, where it serves no projection."""
+    last = next((node for node in reversed(graph) if is_linear(node)), None)
+    if last is None or last.op_type != "MatMul" or any(entry.node is last for entry in find_projections(graph)):
+        return None
+    return last
+
+
+def find_embedding(graph: ir.Graph) -> Embedding | None:
+    """The Gather that looks up a graph input [B, S], where its table is a float32 matrix."""
+    for node in graph:
+        if (node.domain, node.op_type) != ("", "Gather") or node.attributes.get_int("axis", 0) != 0:
+            continue
+        table, ids = node.inputs
+        if table is None or ids is None or not ids.is_graph_input() or ids.shape is None or len(ids.shape) != 2:
+            continue
+        source = _transposed(table)
+        weight = source or table
+        if _is_matrix(weight):
+            return Embedding(node, weight, is_transposed=source is not None)
+    return None
+
+
+def _transposed(value: ir.Value) -> ir.Value | None:
+    """The matrix that ``value`` is the transpose of."""
+    node = value.producer()
+    if node is None or (node.domain, node.op_type) != ("", "Transpose"):
+        return None
+    return node.inputs[0] if list(node.attributes.get_ints("perm", [1, 0])) == [1, 0] else None
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype == ir.DataType.FLOAT
