@@ -14,7 +14,7 @@ class HalveVocabularyPass(ir.passes.InPlacePass):
     is read. The two want different orders of one matrix, so they are stored apart also where they were tied.
 
     Raises:
-        SparseccError: when the model is written, a weight is beyond the range of float16.
+        SparseccError: a weight is beyond the range of float16.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -11,7 +11,7 @@ class HalveWeightsPass(ir.passes.InPlacePass):
     """Store the weight of every SparseMatMul in float16, converted when the model is written.
 
     Raises:
-        SparseccError: when the model is written, a weight is beyond the range of float16.
+        SparseccError: a weight is beyond the range of float16.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

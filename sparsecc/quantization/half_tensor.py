@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,24 +10,28 @@ from numpy.typing import NDArray
 
 from sparsecc.errors import SparseccError
 
+_LARGEST_HALF = np.finfo(np.float16).max
+
 
 def half_matrix(matrix: ir.TensorProtocol, name: str) -> ir.Value:
     """An initializer float16 [K, N] of a float32 matrix [K, N].
 
     Raises:
-        SparseccError: when it is written, an entry is beyond the range of float16.
+        SparseccError: an entry is beyond the range of float16.
     """
     rows, columns = matrix.shape.numpy()
-    return _initializer(name, (rows, columns), functools.partial(_half, matrix))
+    _require_range(matrix)
+    return _initializer(name, (rows, columns), lambda: _half(matrix))
 
 
 def transposed_half_matrix(matrix: ir.TensorProtocol, name: str) -> ir.Value:
     """An initializer float16 [N, K] of a float32 matrix [K, N].
 
     Raises:
-        SparseccError: when it is written, an entry is beyond the range of float16.
+        SparseccError: an entry is beyond the range of float16.
     """
     rows, columns = matrix.shape.numpy()
+    _require_range(matrix)
     return _initializer(name, (columns, rows), lambda: np.ascontiguousarray(_half(matrix).T))
 
 
@@ -38,11 +41,23 @@ def _initializer(name: str, shape: tuple[int, int], make: Callable[[], NDArray[n
     return ir.Value(name=name, const_value=lazy, shape=ir.Shape(shape), type=ir.TensorType(half))
 
 
+def _require_range(matrix: ir.TensorProtocol) -> None:
+    """Before the model is written, because what is raised then is wrapped."""
+    array = matrix.numpy()
+    in_range = bool(array.max() <= _LARGEST_HALF and array.min() >= -_LARGEST_HALF)
+    del array
+    _release(matrix)
+    if not in_range:
+        raise SparseccError(f"{matrix.name} has weights beyond the range of float16; choose fp32, int8 or int4")
+
+
 def _half(matrix: ir.TensorProtocol) -> NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        half: NDArray[np.float16] = matrix.numpy().astype(np.float16)
+    half: NDArray[np.float16] = matrix.numpy().astype(np.float16)
+    _release(matrix)
+    return half
+
+
+def _release(matrix: ir.TensorProtocol) -> None:
+    """Else the whole model stays mapped, and counts as this process's memory."""
     if isinstance(matrix, ir.ExternalTensor):
         matrix.release()
-    if not np.isfinite(half).all():
-        raise SparseccError(f"{matrix.name} has weights beyond the range of float16; store them as fp32, int8 or int4")
-    return half

@@ -12,9 +12,12 @@ from sparsecc.passes import (
     CleanUpPass,
     CountActivePass,
     FoldBiasPass,
+    HalveWeightsPass,
     InsertGatherActivePass,
     InsertThresholdPass,
     LimitSparseRowsPass,
+    QuantizedTensors,
+    QuantizeWeightsPass,
     ReplaceMatMulPass,
     ShipFunctionsPass,
     TapValuesPass,
@@ -45,16 +48,28 @@ ALL_BUT_TAP: dict[str, Callable[[Recipe], ir.passes.InPlacePass]] = {
     "CleanUp": lambda _: CleanUpPass(),
     "CountActive": lambda _: CountActivePass(),
 }
-ALL = {**ALL_BUT_TAP, "TapValues": lambda _: TapValuesPass(["gated", "y"])}
 
 
-@pytest.mark.parametrize("name", ALL_BUT_TAP)
+def quantize_gates(recipe: Recipe) -> QuantizeWeightsPass:
+    integers, scales = ir.tensor(np.ones((8, 16), np.int8)), ir.tensor(np.ones((8, 1), np.float16))
+    gates = [entry.name for entry in recipe.projections if entry.kind == "gate"]
+    return QuantizeWeightsPass({name: QuantizedTensors(integers, scales, 32) for name in gates})
+
+
+STORAGE: dict[str, Callable[[Recipe], ir.passes.InPlacePass]] = {
+    "QuantizeWeights": quantize_gates,
+    "HalveWeights": lambda _: HalveWeightsPass(),
+}
+ALL = {**ALL_BUT_TAP, "TapValues": lambda _: TapValuesPass(["gated", "y"]), **STORAGE}
+
+
+@pytest.mark.parametrize("name", [*ALL_BUT_TAP, *STORAGE])
 @pytest.mark.parametrize("text", [EMPTY, IDENTITY, UNRELATED], ids=["empty", "identity", "unrelated"])
 def test_a_graph_without_work_stays_as_it_is(name: str, text: str):
     model = model_of(text, {"w": (8, 8), "b": (8,), "v": (8, 4)} if text is UNRELATED else {})
     CleanUpPass()(model)
     before = serialized(model)
-    result = ALL_BUT_TAP[name](Recipe("teal", 0.5))(model)
+    result = ALL[name](Recipe("teal", 0.5))(model)
     assert not result.modified
     assert serialized(model) == before
 
