@@ -33,7 +33,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def model(op: str, feeds: Arrays, **attributes: int) -> onnx.ModelProto:
-    """A model of one node whose inputs have the arrays' element types and any shape. A name without an array is empty."""
+    """A model of one node: inputs have the arrays' element types and any shape; a name without an array is empty."""
     types = tuple((name, helper.np_dtype_to_tensor_dtype(array.dtype)) for name, array in feeds.items())
     return model_of_types(op, types, **attributes)
 
@@ -68,6 +68,7 @@ def session(model_bytes: bytes, threads: int = 2, library: bool = True) -> ort.I
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False  # each tensor on its own, so that a sanitizer sees where it ends
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many sessions, few processors
     if library:
         options.register_custom_ops_library(str(sparsecc.ops_library_path()))
     return ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
