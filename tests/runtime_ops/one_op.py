@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import sparsecc
+from sparsecc.operators import DOMAIN, VERSION
 from sparsecc.runtime_ops import definitions
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
@@ -45,7 +46,7 @@ def model_of_types(op: str, types: tuple[tuple[str, int], ...], **attributes: in
         op,
         [name if name in dict(types) else "" for name in INPUTS[op]],
         list(OUTPUTS[op]),
-        domain=definitions.DOMAIN,
+        domain=DOMAIN,
     )
     node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
     graph = helper.make_graph(
@@ -56,7 +57,7 @@ def model_of_types(op: str, types: tuple[tuple[str, int], ...], **attributes: in
     )
     return helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", 22), helper.make_opsetid(definitions.DOMAIN, definitions.VERSION)],
+        opset_imports=[helper.make_opsetid("", 22), helper.make_opsetid(DOMAIN, VERSION)],
         functions=[function.to_function_proto() for function in (getattr(definitions, op),)],
         ir_version=10,
     )

@@ -51,21 +51,22 @@ class SparseProduct:
         return int(np.prod(self.values.shape[:-1]))
 
     def _by_column(self, by_block: np.ndarray) -> np.ndarray:
-        return by_block[..., np.arange(self.columns) // self.block]
+        return np.asarray(by_block[..., np.arange(self.columns) // self.block])
 
     @functools.cached_property
     def active_rows(self) -> np.ndarray:
         """W[indices] in float64."""
-        rows = self.weights[self.indices].astype(np.float64)
+        rows: np.ndarray = self.weights[self.indices].astype(np.float64)
         return rows if self.scales is None else rows * self._by_column(self.scales[self.indices].astype(np.float64))
 
     def exact(self) -> np.ndarray:
         """The product in float64."""
-        return multiply(self.values.astype(np.float64), self.active_rows) + self._bias()
+        return np.asarray(multiply(self.values.astype(np.float64), self.active_rows) + self._bias())
 
     def sum_of_absolute_terms(self) -> np.ndarray:
         """The natural scale of rounding errors, for each output."""
-        return multiply(np.abs(self.values).astype(np.float64), np.abs(self.active_rows)) + np.abs(self._bias())
+        terms = multiply(np.abs(self.values).astype(np.float64), np.abs(self.active_rows))
+        return np.asarray(terms + np.abs(self._bias()))
 
     def _bias(self) -> np.ndarray:
         return np.zeros(self.columns) if self.bias is None else self.bias.astype(np.float64)
@@ -114,7 +115,7 @@ class SparseProduct:
 def multiply(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """values @ rows, with what IEEE says of each term where one is not finite, which a BLAS may not."""
     if np.isfinite(values).all() and np.isfinite(rows).all():
-        return values @ rows
+        return np.asarray(values @ rows)
     with np.errstate(invalid="ignore"):
         return np.asarray((values[..., None] * rows).sum(axis=-2))
 
