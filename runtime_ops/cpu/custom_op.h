@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <iterator>
 #include <string>
@@ -37,6 +38,15 @@ OrtStatus* Guard(const OrtApi* api, const char* op_name, const Body& body) noexc
   } catch (...) {  // not even the message could be built
     return ort::CreateStatus(api, ort::kFail, op_name);
   }
+}
+
+// The optional integer attribute of a node.
+inline int64_t Attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name, int64_t absent) {
+  int64_t value = absent;
+  OrtStatus* status = ort::GetAttributeInt(api, info, name, &value);
+  if (status == nullptr) return value;
+  ort::ReleaseStatus(api, status);
+  return absent;
 }
 
 template <typename Kernel>

@@ -4,6 +4,7 @@
 #include "custom_op.h"
 #include "gather_active.h"
 #include "ort_abi.h"
+#include "sparse_linear.h"
 #include "sparse_matmul.h"
 #include "tensor.h"
 #include "threshold.h"
@@ -28,9 +29,13 @@ OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   OrtCustomOpDomain* released = nullptr;
   Check(api, ort::CreateCustomOpDomain(api, "ai.sparsecc", &released));
   Owned<OrtCustomOpDomain, ort::ReleaseCustomOpDomain> domain(released, {api});
+  static const CustomOp<SparseLinear<kFloat32>> sparse_linear_float32;
+  static const CustomOp<SparseLinear<kFloat16>> sparse_linear_float16;
+  static const CustomOp<SparseLinear<kInt8>> sparse_linear_int8;
+  static const CustomOp<SparseLinear<kInt4>> sparse_linear_int4;
   const OrtCustomOp* const ops[] = {
-      &threshold,          &gather_active,     &sparse_matmul_float32, &sparse_matmul_float16,
-      &sparse_matmul_int8, &sparse_matmul_int4};
+      &threshold,          &gather_active,         &sparse_matmul_float32, &sparse_matmul_float16, &sparse_matmul_int8,
+      &sparse_matmul_int4, &sparse_linear_float32, &sparse_linear_float16, &sparse_linear_int8,    &sparse_linear_int4};
   for (const OrtCustomOp* op : ops) Check(api, ort::AddCustomOp(api, domain.get(), op));
   return domain.release();
 }

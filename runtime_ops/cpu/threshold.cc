@@ -20,22 +20,12 @@ __attribute__((noinline)) void KeepLarge(const float* x, const float* thresholds
 
 }  // namespace
 
-Threshold::Threshold(const OrtApi* api, const OrtKernelInfo* info) {
-  OrtStatus* status = ort::GetAttributeInt(api, info, "max_sparse_rows", &max_sparse_rows_);
-  if (status == nullptr) return;
-  ort::ReleaseStatus(api, status);  // absent
-  max_sparse_rows_ = 0;
-}
-
 void Threshold::Compute(const Call& call) const {
   const auto x = call.Input<float>(0, "X", Call::kAnyRank);
-  const auto t = call.Input<float>(1, "T", 1);
+  const auto t = ReadThresholds(call, 1, x.shape);
   const size_t rows = Rows(x.shape), columns = Columns(x.shape), thresholds = Columns(t.shape);
-  if (thresholds != 1 && thresholds != columns) {
-    throw OpError("T must be [1] or [K], but X is " + ToString(x.shape) + " and T is " + ToString(t.shape));
-  }
   const auto y = call.Output<float>(0, x.shape);
-  const bool is_dense = IsDense(rows);
+  const bool is_dense = sparse_rows_.IsDense(rows);
   const Split split(rows, columns);
   call.Parallel(split.tasks(), [&](size_t task) {
     for (size_t row = split.begin(task); row < split.end(task); ++row) {

@@ -1,10 +1,8 @@
 // Threshold: zero the entries of a hidden state that are too small to matter.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "custom_op.h"
+#include "sparse_rows.h"
 
 namespace sparsecc {
 
@@ -20,13 +18,11 @@ class Threshold {
   static constexpr Argument kInputs[] = {{ort::kFloat}, {ort::kFloat}};
   static constexpr Argument kOutputs[] = {{ort::kFloat}};
 
-  Threshold(const OrtApi* api, const OrtKernelInfo* info);
+  Threshold(const OrtApi* api, const OrtKernelInfo* info) : sparse_rows_(api, info) {}
   void Compute(const Call& call) const;
 
  private:
-  bool IsDense(size_t rows) const { return max_sparse_rows_ > 0 && rows > static_cast<size_t>(max_sparse_rows_); }
-
-  int64_t max_sparse_rows_ = 0;
+  SparseRows sparse_rows_;
 };
 
 }  // namespace sparsecc

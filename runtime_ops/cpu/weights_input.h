@@ -17,18 +17,9 @@ struct Linear {
   const float* bias;  // or null
 };
 
-// The optional integer attribute of a node.
-inline int64_t Attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name, int64_t absent) {
-  int64_t value = absent;
-  OrtStatus* status = ort::GetAttributeInt(api, info, name, &value);
-  if (status == nullptr) return value;
-  ort::ReleaseStatus(api, status);
-  return absent;
-}
-
 inline Tensor<const float> ReadBias(const Call& call, size_t input, const Shape& weights) {
   const auto bias = call.OptionalInput<float>(input, "bias", 1);
-  if (bias.data != nullptr && bias.shape[0] != weights[1]) {
+  if (bias.value != nullptr && bias.shape[0] != weights[1]) {
     throw OpError("bias is " + ToString(bias.shape) + ", but W is " + ToString(weights));
   }
   return bias;

@@ -14,12 +14,13 @@ namespace {
 template <WeightType kType, typename Pack, auto kAddGroup>
 void AddQuantized(const RowGroup& group, Stripe stripe, size_t whole, float* out) {
   const size_t first_block = stripe.begin / group.block;
+  constexpr size_t kBits = BitsPerWeight(kType);
+  Prefetcher prefetcher(group, stripe.begin * kBits / 8, whole * kBits / 8, first_block);
   Multipliers multipliers;
-  if (whole == 0 || !Fill<Pack>(group, first_block, whole / group.block, &multipliers)) {
+  if (whole == 0 || !Fill<Pack>(group, first_block, whole / group.block, &prefetcher, &multipliers)) {
     return AddRowsPortable(kType, group, stripe, out);
   }
-  PrefetchScales(group, first_block);
-  kAddGroup(group, multipliers, {stripe.begin, stripe.begin + whole}, out);
+  kAddGroup(group, multipliers, {stripe.begin, stripe.begin + whole}, prefetcher, out);
   if (stripe.begin + whole < stripe.end) AddRowsPortable(kType, group, {stripe.begin + whole, stripe.end}, out);
 }
 

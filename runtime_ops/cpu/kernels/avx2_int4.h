@@ -50,53 +50,48 @@ inline __attribute__((always_inline)) void AddVector(const uint8_t* const* rows,
   }
 }
 
-// Adds 4 rows to a stripe. kHasPairOfBlocks: a vector spans two blocks of 32; else it lies within one block.
-template <bool kIsFirst, bool kHasPairOfBlocks>
+// Adds 4 rows to a stripe, and prefetches the same stripe of others. kHasPairOfBlocks: a vector spans two blocks of 32;
+// else it lies within one block.
+template <bool kIsFirst, bool kHasPairOfBlocks, size_t kAhead>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
-                                       Stripe stripe, size_t block, int16_t* sums) {
-  const uint8_t *rows[kRowsAtOnce], *next[kRowsAtOnce];
-  for (size_t i = 0; i < kRowsAtOnce; ++i) {
-    rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
-    next[i] = static_cast<const uint8_t*>(group_rows[i + kRowsAhead]) + stripe.begin / 2;
-  }
-  const auto add = [&](size_t column, const __m256i* pairs)
-                       __attribute__((always_inline)) { AddVector<kIsFirst>(rows, column / 2, pairs, sums + column); };
-  const auto prefetch = [&](size_t column) __attribute__((always_inline)) {
-    for (size_t i = 0; i < kRowsAtOnce; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(next[i] + column / 2), _MM_HINT_T0);
-    }
+                                       Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int16_t* sums) {
+  const uint8_t* rows[kRowsAtOnce];
+  for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
+  const auto prefetch = [&](size_t byte) __attribute__((always_inline)) {
+    for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + byte, _MM_HINT_T0);
   };
-  const size_t columns = stripe.end - stripe.begin;
-  size_t c = 0;
+  const size_t bytes = (stripe.end - stripe.begin) / 2;
+  size_t byte = 0;
   if (kHasPairOfBlocks) {
-    const auto add_two_blocks = [&](size_t column, auto place) __attribute__((always_inline)) {
+    const uint32_t* eight_blocks = group_pairs[0];
+    const auto add_two_blocks = [&](auto place) __attribute__((always_inline)) {
       constexpr int kPlace = decltype(place)::value;
       __m256i pairs[kRowsAtOnce / 2];
       for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
-        const auto* eight = reinterpret_cast<const __m256i*>(group_pairs[p] + column / 256 * kBlocksAtOnce);
+        const auto* eight = reinterpret_cast<const __m256i*>(eight_blocks + p * kMaxBlocks);
         pairs[p] = _mm256_shuffle_epi32(_mm256_load_si256(eight), kPlace * 0x55);
       }
-      add(column, pairs);
+      AddVector<kIsFirst>(rows, byte + kPlace * sizeof(__m256i), pairs, sums + kPlace * kVectorColumns);
     };
-    for (; c + 256 <= columns; c += 256) {
-      prefetch(c);
-      add_two_blocks(c, Constant<0>());
-      add_two_blocks(c + 64, Constant<1>());
-      prefetch(c + 128);
-      add_two_blocks(c + 128, Constant<2>());
-      add_two_blocks(c + 192, Constant<3>());
+    for (; byte + 128 <= bytes; byte += 128, sums += 256, eight_blocks += 8) {
+      prefetch(byte);
+      add_two_blocks(Constant<0>());
+      add_two_blocks(Constant<1>());
+      prefetch(byte + 64);
+      add_two_blocks(Constant<2>());
+      add_two_blocks(Constant<3>());
     }
-    if (c < columns) prefetch(c), add_two_blocks(c, Constant<0>()), c += 64;
-    if (c < columns) add_two_blocks(c, Constant<1>()), c += 64;
-    if (c < columns) prefetch(c), add_two_blocks(c, Constant<2>());
+    if (byte < bytes) prefetch(byte), add_two_blocks(Constant<0>());
+    if (byte + 32 < bytes) add_two_blocks(Constant<1>());
+    if (byte + 64 < bytes) prefetch(byte + 64), add_two_blocks(Constant<2>());
   } else {
-    for (; c < columns; c += kVectorColumns) {
-      if (c % 128 == 0) prefetch(c);
+    for (; byte < bytes; byte += sizeof(__m256i), sums += kVectorColumns) {
+      if (byte % 64 == 0) prefetch(byte);
       __m256i pairs[kRowsAtOnce / 2];
       for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
-        pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][c / block]));
+        pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][2 * byte / block]));
       }
-      add(c, pairs);
+      AddVector<kIsFirst>(rows, byte, pairs, sums);
     }
   }
 }
@@ -104,8 +99,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 // out += unit * (sums - 8 * sum of m), in the order of columns.
 template <bool kHasPairOfBlocks>
 __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
-                                      float* out) {
+                                      Prefetcher* prefetcher, float* out) {
   for (size_t c = 0; c < columns; c += kVectorColumns) {
+    if (c % 256 == 0) prefetcher->WholeRow();
     const size_t first = kHasPairOfBlocks ? c / 32 : c / block, second = kHasPairOfBlocks ? first + 1 : first;
     const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
                              _mm256_broadcast_ss(multipliers.units + second)};
@@ -132,13 +128,23 @@ __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& mu
 }
 
 template <bool kHasPairOfBlocks>
-void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
   alignas(32) int16_t sums[kMaxStripe];
-  AddRows<true, kHasPairOfBlocks>(group.rows, multipliers.pairs, stripe, group.block, sums);
+  const char *two[2], *three[3];
+  prefetcher.Scales<kRowsAtOnce>();
+  prefetcher.Take(three);
+  AddRows<true, kHasPairOfBlocks>(group.rows, multipliers.pairs, stripe, group.block, three, sums);
   for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
-    AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, sums);
+    prefetcher.Scales<kRowsAtOnce>();
+    if (i / kRowsAtOnce % 2 == 0) {
+      prefetcher.Take(three);
+      AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, three, sums);
+    } else {
+      prefetcher.Take(two);
+      AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, two, sums);
+    }
   }
-  Finish<kHasPairOfBlocks>(sums, multipliers, stripe.end - stripe.begin, group.block, out + stripe.begin);
+  Finish<kHasPairOfBlocks>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
 }
 
 }  // namespace int4

@@ -33,18 +33,16 @@ inline __attribute__((always_inline)) void AddVector(const int8_t* const* rows, 
   }
 }
 
-template <bool kIsFirst>
+// Adds 4 rows to a stripe, and prefetches the same stripe of others.
+template <bool kIsFirst, size_t kAhead>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
-                                       Stripe stripe, size_t block, int32_t* sums) {
-  const int8_t *rows[kRowsAtOnce], *next[kRowsAtOnce];
-  for (size_t i = 0; i < kRowsAtOnce; ++i) {
-    rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
-    next[i] = static_cast<const int8_t*>(group_rows[i + kRowsAhead]) + stripe.begin;
-  }
+                                       Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int32_t* sums) {
+  const int8_t* rows[kRowsAtOnce];
+  for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
   const size_t columns = stripe.end - stripe.begin;
   for (size_t c = 0; c < columns; c += kVectorColumns) {
     if (c % 64 == 0) {
-      for (size_t i = 0; i < kRowsAtOnce; ++i) _mm_prefetch(reinterpret_cast<const char*>(next[i] + c), _MM_HINT_T0);
+      for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + c, _MM_HINT_T0);
     }
     __m256i pairs[kRowsAtOnce / 2];
     for (size_t p = 0; p < kRowsAtOnce / 2; ++p)
@@ -56,8 +54,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 
 // out += unit * sums, in the order of columns.
 __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
-                                      float* out) {
+                                      Prefetcher* prefetcher, float* out) {
   for (size_t c = 0; c < columns; c += 16) {
+    if (c % 256 == 0) prefetcher->WholeRow();
     const __m256 unit = _mm256_set1_ps(multipliers.units[c / block]);
     const auto* from = reinterpret_cast<const __m256i*>(sums + c);
     const __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
@@ -68,13 +67,16 @@ __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& mu
   }
 }
 
-void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
   alignas(32) int32_t sums[kMaxStripe];
-  AddRows<true>(group.rows, multipliers.pairs, stripe, group.block, sums);
-  for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
-    AddRows<false>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, sums);
+  const char* ahead[3];
+  for (size_t i = 0; i < group.count; i += kRowsAtOnce) {
+    prefetcher.Scales<kRowsAtOnce>();
+    prefetcher.Take(ahead);
+    const auto add = i == 0 ? AddRows<true, 3> : AddRows<false, 3>;
+    add(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, ahead, sums);
   }
-  Finish(sums, multipliers, stripe.end - stripe.begin, group.block, out + stripe.begin);
+  Finish(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
 }
 
 }  // namespace int8

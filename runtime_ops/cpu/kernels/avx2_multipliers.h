@@ -20,7 +20,7 @@
 namespace sparsecc {
 namespace {
 
-constexpr size_t kBlocksAtOnce = 8;
+constexpr size_t kBlocksAtOnce = 16;
 constexpr size_t kMaxBlocks = kMaxStripe / 32;
 constexpr size_t kPairs = kMaxGroup / 2;
 
@@ -33,6 +33,7 @@ struct Multipliers {
 // 16 bits for each multiplier: the pair is (m[even], m[odd]) in the halves of 32 bits, block after block.
 struct Pack16 {
   static constexpr float kLargest = 32767.0f;
+  static constexpr size_t kRowsAhead = 2;  // prefetched while 16 blocks are filled
   static __m256i Pair(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA); }
 };
 
@@ -40,6 +41,7 @@ struct Pack16 {
 // and the upper half those at odd places, so that one shuffle within halves gives the pair of two neighbouring blocks.
 struct Pack8 {
   static constexpr float kLargest = 127.0f;
+  static constexpr size_t kRowsAhead = 4;
   static __m256i Pair(__m256i even, __m256i odd) {
     const __m256i words = _mm256_packs_epi32(even, odd);
     const __m256i bytes = _mm256_packs_epi16(words, words);
@@ -56,6 +58,42 @@ struct Pack8EvenOdd : Pack8 {
   }
 };
 
+// Prefetches weight rows and scales at an even pace. A core has few misses in flight at a time, so memory is kept busy
+// only if they are started all along, while multipliers are filled and sums are finished too, and never in bursts.
+class Prefetcher {
+ public:
+  // The first kRowsAhead rows of the stripe have been prefetched before.
+  Prefetcher(const RowGroup& group, size_t first_byte, size_t bytes, size_t first_block)
+      : row_(group.rows + kRowsAhead),
+        scales_(group.scales + kMaxGroup),
+        offset_(first_byte),
+        bytes_(bytes),
+        first_block_(first_block) {}
+
+  void WholeRow() {
+    const char* row = static_cast<const char*>(*row_++) + offset_;
+    for (size_t byte = 0; byte < bytes_; byte += 64) _mm_prefetch(row + byte, _MM_HINT_T0);
+  }
+
+  // The next rows, for the caller to prefetch line by line.
+  template <size_t kCount>
+  void Take(const char* (&rows)[kCount]) {
+    for (size_t i = 0; i < kCount; ++i) rows[i] = static_cast<const char*>(*row_++) + offset_;
+  }
+
+  template <size_t kCount>
+  void Scales() {
+    for (size_t i = 0; i < kCount; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(*scales_++ + first_block_), _MM_HINT_T0);
+    }
+  }
+
+ private:
+  const void* const* row_;
+  const uint16_t* const* scales_;
+  size_t offset_, bytes_, first_block_;
+};
+
 // The largest |value|; NaN or infinite where a value is.
 inline float LargestValue(const RowGroup& group) {
   // As integers, in which a NaN is the largest of all.
@@ -70,39 +108,55 @@ inline float LargestValue(const RowGroup& group) {
   return _mm_cvtss_f32(_mm_castsi128_ps(four));
 }
 
-// Fills 8 blocks from `b` on, of which scales[i] + offset are the scales. False where a unit is not finite or too small
-// to be divided by.
-template <typename Pack>
-inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* scales, size_t offset,
-                                                      const RowGroup& group, float largest_value, size_t b,
-                                                      Multipliers* multipliers) {
-  const auto load = [&](size_t i) __attribute__((always_inline)) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales[i] + offset));
-  };
-  __m128i largest_scale = _mm_setzero_si128();
-#pragma GCC unroll 8
-  for (size_t i = 0; i < kMaxGroup; ++i) {  // the bits of positive float16 are in the order of their values
-    largest_scale = _mm_max_epu16(largest_scale, _mm_and_si128(load(i), _mm_set1_epi16(0x7FFF)));
-  }
-  const __m256 unit = _mm256_mul_ps(_mm256_cvtph_ps(largest_scale), _mm256_set1_ps(largest_value / Pack::kLargest));
+// The units of 8 blocks and their inverses, 0 for 0. False where one is not finite or too small to be divided by.
+inline bool Units(__m128i largest_scales, float largest_multiplier, float* units, __m256* inverse) {
+  const __m256 unit = _mm256_mul_ps(_mm256_cvtph_ps(largest_scales), _mm256_set1_ps(largest_multiplier));
   const __m256 is_zero = _mm256_cmp_ps(unit, _mm256_setzero_ps(), _CMP_EQ_OQ);
   const __m256 is_usual = _mm256_and_ps(_mm256_cmp_ps(unit, _mm256_set1_ps(1e-30f), _CMP_GE_OQ),
                                         _mm256_cmp_ps(unit, _mm256_set1_ps(1e30f), _CMP_LE_OQ));
   if (_mm256_movemask_ps(_mm256_or_ps(is_zero, is_usual)) != 0xFF) return false;
-  const __m256 inverse = _mm256_andnot_ps(is_zero, _mm256_div_ps(_mm256_set1_ps(1.0f), unit));
-  const auto multiplier = [&](size_t i) __attribute__((always_inline)) {
-    const __m256 scaled = _mm256_mul_ps(_mm256_cvtph_ps(load(i)), _mm256_broadcast_ss(group.values + i));
-    return _mm256_cvtps_epi32(_mm256_mul_ps(scaled, inverse));
-  };
-  __m256i sum = _mm256_setzero_si256();
-#pragma GCC unroll 4
-  for (size_t pair = 0; pair < kPairs; ++pair) {
-    const __m256i even = multiplier(2 * pair), odd = multiplier(2 * pair + 1);
-    sum = _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b), Pack::Pair(even, odd));
+  *inverse = _mm256_andnot_ps(is_zero, _mm256_div_ps(_mm256_set1_ps(1.0f), unit));
+  _mm256_store_ps(units, unit);
+  return true;
+}
+
+// Fills 16 blocks from `b` on, of which scales[i] + offset are the scales. False where integers will not do.
+template <typename Pack>
+inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* scales, size_t offset,
+                                                      const RowGroup& group, float largest_value, size_t b,
+                                                      Multipliers* multipliers) {
+  __m256i largest = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (size_t i = 0; i < kMaxGroup; ++i) {  // the bits of positive float16 are in the order of their values
+    const __m256i sixteen = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales[i] + offset));
+    largest = _mm256_max_epu16(largest, _mm256_and_si256(sixteen, _mm256_set1_epi16(0x7FFF)));
   }
-  _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b), sum);
-  _mm256_store_ps(multipliers->units + b, unit);
+  __m256 inverse[2];
+  const float largest_multiplier = largest_value / Pack::kLargest;
+  if (!Units(_mm256_castsi256_si128(largest), largest_multiplier, multipliers->units + b, inverse) ||
+      !Units(_mm256_extracti128_si256(largest, 1), largest_multiplier, multipliers->units + b + 8, inverse + 1)) {
+    return false;
+  }
+  const auto multiplier = [&](const uint16_t* eight, __m256 value, __m256 unit_inverse) __attribute__((always_inline)) {
+    const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(eight)));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(scale, value), unit_inverse));
+  };
+  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 2
+  for (size_t pair = 0; pair < kPairs; ++pair) {
+    const uint16_t *even_scales = scales[2 * pair] + offset, *odd_scales = scales[2 * pair + 1] + offset;
+    const __m256 even_value = _mm256_broadcast_ss(group.values + 2 * pair);
+    const __m256 odd_value = _mm256_broadcast_ss(group.values + 2 * pair + 1);
+    for (size_t half = 0; half < 2; ++half) {
+      const __m256i even = multiplier(even_scales + 8 * half, even_value, inverse[half]);
+      const __m256i odd = multiplier(odd_scales + 8 * half, odd_value, inverse[half]);
+      sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(even, odd));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b + 8 * half), Pack::Pair(even, odd));
+    }
+  }
+  for (size_t half = 0; half < 2; ++half) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b + 8 * half), sums[half]);
+  }
   return true;
 }
 
@@ -110,27 +164,22 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
 // infinite, NaN or beyond 1e30.
 template <typename Pack>
 inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t first_block, size_t blocks,
-                                                Multipliers* multipliers) {
+                                                Prefetcher* prefetcher, Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
   if (!(largest_value < 1e30f)) return false;
   size_t b = 0;
   for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
+    for (size_t i = 0; i < Pack::kRowsAhead; ++i) prefetcher->WholeRow();
     if (!FillBlocks<Pack>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
   }
   if (b == blocks) return true;
-  alignas(16) uint16_t last[kMaxGroup][kBlocksAtOnce] = {};  // past them, the file may end
+  alignas(32) uint16_t last[kMaxGroup][kBlocksAtOnce] = {};  // past them, the file may end
   const uint16_t* last_scales[kMaxGroup];
   for (size_t i = 0; i < kMaxGroup; ++i) {
     for (size_t j = b; j < blocks; ++j) last[i][j - b] = group.scales[i][first_block + j];
     last_scales[i] = last[i];
   }
   return FillBlocks<Pack>(last_scales, 0, group, largest_value, b, multipliers);
-}
-
-inline void PrefetchScales(const RowGroup& group, size_t first_block) {
-  for (size_t i = kMaxGroup; i < 2 * kMaxGroup; ++i) {
-    _mm_prefetch(reinterpret_cast<const char*>(group.scales[i] + first_block), _MM_HINT_T0);
-  }
 }
 
 }  // namespace
