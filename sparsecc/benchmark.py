@@ -25,6 +25,8 @@ _LINEAR_OPS = {
     ("", "Gemm"),
     ("", "MatMul"),
     ("com.microsoft", "MatMulNBits"),
+    (DOMAIN, "SparseLinear"),
+    (DOMAIN, "SparseLinearNBits"),
     (DOMAIN, "SparseMatMul"),
     (DOMAIN, "SparseMatMulNBits"),
 }
