@@ -4,15 +4,46 @@
 #include <cstring>
 
 namespace sparsecc {
+namespace {
+
+bool IsAlwaysSupported() { return true; }
+
+#ifdef SPARSECC_HAS_AVX2
+bool HasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+struct KernelSet {
+  const char* name;
+  const Kernels& kernels;
+  bool (*is_supported)();
+};
+
+// The fastest first.
+const KernelSet kKernelSets[] = {
+#ifdef SPARSECC_HAS_AVX2
+    {"avx2", kAvx2Kernels, HasAvx2},
+#endif
+    {"portable", kPortableKernels, IsAlwaysSupported},
+};
+
+}  // namespace
+
+const Kernels* FindKernels(const char* name) {
+  for (const KernelSet& set : kKernelSets) {
+    if (std::strcmp(name, set.name) == 0 && set.is_supported()) return &set.kernels;
+  }
+  return nullptr;
+}
 
 const Kernels& FastestKernels() {
   const char* wanted = std::getenv("SPARSECC_KERNELS");
-  if (wanted != nullptr && std::strcmp(wanted, "portable") == 0) return kPortableKernels;
-#ifdef SPARSECC_HAS_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return kAvx2Kernels;
+  const Kernels* named = wanted == nullptr ? nullptr : FindKernels(wanted);
+  if (named != nullptr) return *named;
+  for (const KernelSet& set : kKernelSets) {
+    if (set.is_supported()) return set.kernels;
   }
-#endif
   return kPortableKernels;
 }
 

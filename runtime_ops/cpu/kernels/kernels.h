@@ -76,8 +76,11 @@ extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;  // needs AVX2, FMA and F16C
 #endif
 
-// The fastest kernels for this processor; the portable ones where the environment has SPARSECC_KERNELS=portable, for
-// finding out whether a difference comes from the kernels.
+// The set of this name, or null where the library or the processor lacks it.
+const Kernels* FindKernels(const char* name);
+
+// The fastest kernels for this processor, or those that SPARSECC_KERNELS in the environment names, for finding out
+// whether a difference comes from the kernels.
 const Kernels& FastestKernels();
 
 }  // namespace sparsecc

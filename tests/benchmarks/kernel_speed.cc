@@ -1,0 +1,163 @@
+// How fast each set of kernels adds rows of weights, from the cache and from memory, and multiplies panels.
+//
+//   kernel_speed THREADS NAME...
+//
+// In the cache, a thread adds the same 32 rows of 1024 columns again and again. From memory, each thread adds half of
+// the rows of its own matrices [2048, 8192], chosen at random.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "weights.h"
+
+namespace sparsecc {
+namespace {
+
+constexpr size_t kChannels = 2048, kColumns = 8192, kBlock = 32;
+constexpr size_t kBytesPerThread = size_t{192} << 20;
+constexpr const char* kTypeNames[kWeightTypes] = {"float32", "float16", "int8", "int4"};
+
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Weights begin with a page, as in a model's file.
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+std::unique_ptr<uint8_t, Free> Pages(size_t bytes) {
+  std::unique_ptr<uint8_t, Free> pages(static_cast<uint8_t*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
+  std::memset(pages.get(), 0x3A, bytes);
+  return pages;
+}
+
+struct Matrices {
+  Matrices(WeightType type, size_t bytes, size_t columns)
+      : data(Pages(bytes)), scales(bytes * 8 / BitsPerWeight(type) / kBlock, 0x2C00) {
+    weights = {type,
+               data.get(),
+               bytes * 8 / BitsPerWeight(type) / columns,
+               columns,
+               BitsPerWeight(type) < 16 ? scales.data() : nullptr,
+               BitsPerWeight(type) < 16 ? kBlock : 1};
+  }
+  std::unique_ptr<uint8_t, Free> data;
+  std::vector<uint16_t> scales;
+  Weights weights;
+};
+
+// As the product passes rows on: groups of kMaxGroup, in stripes.
+void AddRowsOf(const Kernels& kernels, const Weights& weights, const std::vector<size_t>& active, float* out) {
+  const size_t width = std::min(weights.columns, BitsPerWeight(weights.type) < 16 ? kMaxStripe : 4096);
+  for (size_t first = 0; first < active.size(); first += kMaxGroup) {
+    RowGroup group = {};
+    group.count = std::min(kMaxGroup, active.size() - first);
+    group.block = weights.block;
+    for (size_t i = 0; i < 2 * kMaxGroup; ++i) {
+      const size_t channel = active[std::min(first + i, active.size() - 1)];
+      if (i < kMaxGroup + kRowsAhead) group.rows[i] = RowAt(weights, channel, 0);
+      if (weights.scales != nullptr) group.scales[i] = ScalesAt(weights, channel, 0);
+    }
+    for (size_t i = 0; i < group.count; ++i) group.values[i] = static_cast<float>(i % 7) - 3.1f;
+    for (size_t begin = 0; begin < weights.columns; begin += width) {
+      kernels.add_rows[weights.type](group, {begin, std::min(begin + width, weights.columns)}, out);
+    }
+  }
+}
+
+// GB/s of the fastest of five passes of all threads together.
+double FromMemory(const Kernels& kernels, std::vector<Matrices>& matrices) {
+  double best = 1e30, bytes = 0;
+  for (int pass = 0; pass < 5; ++pass) {
+    std::vector<std::thread> threads;
+    const double start = Seconds();
+    bytes = 0;
+    for (Matrices& own : matrices) {
+      std::vector<size_t> active(own.weights.channels);
+      std::iota(active.begin(), active.end(), size_t{0});
+      std::mt19937 random(1);
+      active.erase(std::remove_if(active.begin(), active.end(), [&](size_t) { return random() % 2 == 0; }),
+                   active.end());
+      bytes += static_cast<double>(active.size() * own.weights.columns * BitsPerWeight(own.weights.type)) / 8;
+      threads.emplace_back([&kernels, &own, active] {
+        std::vector<float> out(own.weights.columns);
+        AddRowsOf(kernels, own.weights, active, out.data());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    best = std::min(best, Seconds() - start);
+  }
+  return bytes / best / 1e9;
+}
+
+double InCache(const Kernels& kernels, WeightType type) {
+  const size_t bytes = kMaxGroup * 1024 * BitsPerWeight(type) / 8;
+  const Matrices own(type, bytes, 1024);
+  std::vector<size_t> active(kMaxGroup);
+  std::iota(active.begin(), active.end(), size_t{0});
+  std::vector<float> out(1024);
+  double best = 1e30;
+  for (int pass = 0; pass < 20; ++pass) {
+    const double start = Seconds();
+    for (int i = 0; i < 500; ++i) AddRowsOf(kernels, own.weights, active, out.data());
+    best = std::min(best, Seconds() - start);
+  }
+  return 500 * static_cast<double>(bytes) / best / 1e9;
+}
+
+double PanelGflops(const Kernels& kernels) {
+  constexpr size_t kCount = 256;
+  std::vector<float> values(kCount * kPanelRows, 1.5f), out(kPanelRows * kPanelColumns);
+  std::vector<float> memory(kCount * kPanelColumns + 16, 0.25f);
+  float* panel = memory.data();
+  while (reinterpret_cast<uintptr_t>(panel) % 64 != 0) ++panel;
+  double best = 1e30;
+  for (int pass = 0; pass < 20; ++pass) {
+    const double start = Seconds();
+    for (int i = 0; i < 2000; ++i) {
+      kernels.multiply_panel({values.data(), kPanelRows, panel, kCount, out.data(), kPanelColumns, kPanelColumns});
+    }
+    best = std::min(best, Seconds() - start);
+  }
+  return 2000 * 2.0 * kCount * kPanelRows * kPanelColumns / best / 1e9;
+}
+
+void Run(size_t threads, const std::vector<const char*>& names) {
+  for (const char* name : names) {
+    const Kernels* kernels = FindKernels(name);
+    if (kernels == nullptr) continue;
+    std::printf("%-13s panel %6.1f Gflop/s", name, PanelGflops(*kernels));
+    for (WeightType type : {kFloat32, kFloat16, kInt8, kInt4}) {
+      std::printf("  %s in cache %5.1f GB/s", kTypeNames[type], InCache(*kernels, type));
+    }
+    std::printf("\n");
+  }
+  for (WeightType type : {kFloat32, kFloat16, kInt8, kInt4}) {
+    std::vector<Matrices> one, all;
+    for (size_t i = 0; i < threads; ++i) all.emplace_back(type, kBytesPerThread, kColumns);
+    one.emplace_back(type, kBytesPerThread, kColumns);
+    for (int round = 0; round < 2; ++round) {
+      for (const char* name : names) {
+        const Kernels* kernels = FindKernels(name);
+        if (kernels == nullptr) continue;
+        std::printf("%-13s %s from memory: 1 thread %5.1f GB/s, %zu threads %5.1f GB/s\n", name, kTypeNames[type],
+                    FromMemory(*kernels, one), threads, FromMemory(*kernels, all));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sparsecc
+
+int main(int argument_count, char** arguments) {
+  if (argument_count < 3) return std::fprintf(stderr, "kernel_speed THREADS NAME...\n"), 2;
+  sparsecc::Run(static_cast<size_t>(std::atoi(arguments[1])), {arguments + 2, arguments + argument_count});
+  return 0;
+}
