@@ -14,6 +14,13 @@ bool HasAvx2() {
 }
 #endif
 
+#ifdef SPARSECC_HAS_AVX512
+bool HasAvx512() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 struct KernelSet {
   const char* name;
   const Kernels& kernels;
@@ -22,6 +29,9 @@ struct KernelSet {
 
 // The fastest first.
 const KernelSet kKernelSets[] = {
+#ifdef SPARSECC_HAS_AVX512
+    {"avx512", kAvx512Kernels, HasAvx512},
+#endif
 #ifdef SPARSECC_HAS_AVX2
     {"avx2", kAvx2Kernels, HasAvx2},
 #endif

@@ -75,6 +75,9 @@ extern const Kernels kPortableKernels;
 #ifdef SPARSECC_HAS_AVX2
 extern const Kernels kAvx2Kernels;  // needs AVX2, FMA and F16C
 #endif
+#ifdef SPARSECC_HAS_AVX512
+extern const Kernels kAvx512Kernels;  // needs these and AVX-512 F, BW, VL and VNNI
+#endif
 
 // The set of this name, or null where the library or the processor lacks it.
 const Kernels* FindKernels(const char* name);

@@ -1,0 +1,92 @@
+// int8 rows with AVX-512 VNNI.
+//
+// Two rows' weights are widened to 16 bits and interleaved, and vpdpwssd multiplies them by the pair's two 16-bit
+// multipliers and adds both products to a sum. The sums of 32 rows fit: 32 * 128 * 32767 < 2^31.
+#pragma once
+
+#include "avx512_multipliers.h"
+
+namespace sparsecc {
+namespace {
+namespace int8 {
+
+constexpr size_t kRowsAtOnce = 4;
+constexpr size_t kVectorColumns = 32;  // a divisor of every block
+
+// Adds rows to 32 columns. The first 16 sums are those of columns 0 to 3, 8 to 11, .. 24 to 27, the others those of
+// the columns between.
+template <bool kIsFirst, typename LoadRow>
+inline __attribute__((always_inline)) void AddVector(const LoadRow& load, const __m512i* pairs, int32_t* sums) {
+  __m512i* to = reinterpret_cast<__m512i*>(sums);
+  __m512i sum[2] = {kIsFirst ? _mm512_setzero_si512() : to[0], kIsFirst ? _mm512_setzero_si512() : to[1]};
+  for (size_t pair = 0; pair < kRowsAtOnce / 2; ++pair) {
+    const __m512i even = _mm512_cvtepi8_epi16(load(2 * pair)), odd = _mm512_cvtepi8_epi16(load(2 * pair + 1));
+    sum[0] = _mm512_dpwssd_epi32(sum[0], _mm512_unpacklo_epi16(even, odd), pairs[pair]);
+    sum[1] = _mm512_dpwssd_epi32(sum[1], _mm512_unpackhi_epi16(even, odd), pairs[pair]);
+  }
+  to[0] = sum[0];
+  to[1] = sum[1];
+}
+
+template <bool kIsFirst>
+__attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
+                                       Stripe stripe, int block_bits, int32_t* sums) {
+  const int8_t *rows[kRowsAtOnce], *next[kRowsAtOnce];
+  for (size_t i = 0; i < kRowsAtOnce; ++i) {
+    rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
+    next[i] = static_cast<const int8_t*>(group_rows[i + kRowsAhead]) + stripe.begin;
+  }
+  const auto add = [&](size_t c, const auto& load) __attribute__((always_inline)) {
+    if (c % 64 == 0) {
+      for (size_t i = 0; i < kRowsAtOnce; ++i) _mm_prefetch(reinterpret_cast<const char*>(next[i] + c), _MM_HINT_T0);
+    }
+    __m512i pairs[kRowsAtOnce / 2];
+    for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
+      pairs[p] = _mm512_set1_epi32(static_cast<int>(group_pairs[p][c >> block_bits]));
+    }
+    AddVector<kIsFirst>(load, pairs, sums + c);
+  };
+  const size_t columns = stripe.end - stripe.begin;
+  size_t c = 0;
+  for (; c + kVectorColumns <= columns; c += kVectorColumns) {
+    add(c, [&](size_t i) __attribute__((always_inline)) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + c));
+    });
+  }
+  if (c == columns) return;
+  const __mmask32 last = (1u << (columns - c)) - 1;
+  add(c, [&](size_t i) __attribute__((always_inline)) { return _mm256_maskz_loadu_epi8(last, rows[i] + c); });
+}
+
+// out += unit * sums, in the order of columns.
+__attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns,
+                                      int block_bits, float* out) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i second = _mm512_or_si512(first, _mm512_set1_epi32(8));
+  for (size_t c = 0; c < columns; c += kVectorColumns) {
+    const __m512 unit = _mm512_set1_ps(multipliers.units[c >> block_bits]);
+    const auto* from = reinterpret_cast<const __m512i*>(sums + c);
+    const __m512i ordered[2] = {_mm512_permutex2var_epi32(from[0], first, from[1]),
+                                _mm512_permutex2var_epi32(from[0], second, from[1])};
+    for (size_t half = 0; half < 2 && c + half * kLanes < columns; ++half) {
+      float* to = out + c + half * kLanes;
+      const __mmask16 lanes = FirstLanes(columns - c - half * kLanes);
+      const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ordered[half]), unit, LoadLanes(to, lanes));
+      _mm512_mask_storeu_ps(to, lanes, sum);
+    }
+  }
+}
+
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
+  alignas(64) int32_t sums[kMaxStripe];
+  const int block_bits = __builtin_ctzll(group.block);
+  AddRows<true>(group.rows, multipliers.packed, stripe, block_bits, sums);
+  for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
+    AddRows<false>(group.rows + i, multipliers.packed + i / 2, stripe, block_bits, sums);
+  }
+  Finish(sums, multipliers, stripe.end - stripe.begin, block_bits, out + stripe.begin);
+}
+
+}  // namespace int8
+}  // namespace
+}  // namespace sparsecc

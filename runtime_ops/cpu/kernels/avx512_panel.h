@@ -1,0 +1,113 @@
+// Panels with AVX-512: unpacking weights of each type, and the product of a few rows of values with a panel.
+#pragma once
+
+#include <type_traits>
+
+#include "avx512_vectors.h"
+#include "portable.h"
+
+namespace sparsecc {
+namespace {
+namespace panel {
+
+static_assert(kPanelColumns == kLanes, "one vector of columns is kept in a register for each row");
+
+inline __m512 Sixteen(const float* row) { return Load(row); }
+inline __m512 Sixteen(const uint16_t* row) { return Load(row); }
+inline __m512 Sixteen(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
+inline __m512 Sixteen(const int8_t* row) { return Sixteen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row))); }
+struct Int4 {
+  uint8_t pair;
+};
+inline __m512 Sixteen(const Int4* row) {
+  const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row)), half = _mm_set1_epi8(15);
+  const __m128i even = _mm_and_si128(packed, half), odd = _mm_and_si128(_mm_srli_epi16(packed, 4), half);
+  const __m128i eight = _mm_set1_epi8(8);
+  return Sixteen(_mm_sub_epi8(_mm_xor_si128(_mm_unpacklo_epi8(even, odd), eight), eight));
+}
+
+// Rows ahead that are prefetched: too short, and too far apart, for the processor to see a pattern.
+constexpr size_t kAhead = 8;
+
+inline __m512 Scaled(__m512 row, uint16_t half) {
+  return _mm512_mul_ps(row, _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half))));
+}
+
+// Whether a panel's columns are all there, begin with a byte and lie in one block.
+inline bool IsUsual(const Weights& weights, Stripe stripe) {
+  const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
+  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
+  const bool is_one_block =
+      weights.scales == nullptr || (weights.block % kPanelColumns == 0 && stripe.begin % kPanelColumns == 0);
+  return is_whole && is_whole_bytes && is_one_block;
+}
+
+template <typename Weight>
+void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
+  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, stripe, panels);
+  constexpr bool kIsQuantized = sizeof(Weight) == 1;
+  constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
+  for (size_t k = 0; k < count; ++k) {
+    const auto channel = static_cast<size_t>(indices[k]);
+    const auto ahead = static_cast<size_t>(indices[k + kAhead < count ? k + kAhead : count - 1]);
+    const char* next = static_cast<const char*>(RowAt(weights, ahead, stripe.begin));
+    const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
+    for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
+      const size_t byte = c * sizeof(Weight) / kPerElement;
+      if (byte % 64 == 0) _mm_prefetch(next + byte, _MM_HINT_T0);
+      __m512 weights16 = Sixteen(row + c / kPerElement);
+      if constexpr (kIsQuantized) weights16 = Scaled(weights16, *ScalesAt(weights, channel, stripe.begin + c));
+      _mm512_storeu_ps(panels + (c * count + k * kPanelColumns), weights16);
+    }
+  }
+}
+
+// Each output is the sum of two, of the even and of the odd channels: so few sums alone would have to wait for each
+// other.
+template <size_t kRows>
+__attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
+  __m512 sums[2][kRows];
+#pragma GCC unroll 6
+  for (size_t r = 0; r < kRows; ++r) sums[0][r] = sums[1][r] = _mm512_setzero_ps();
+  const auto add = [&](size_t k, __m512* to) __attribute__((always_inline)) {
+    const __m512 weights = _mm512_loadu_ps(product.panel + k * kPanelColumns);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < kRows; ++r) {
+      to[r] = _mm512_fmadd_ps(_mm512_set1_ps(product.values[k * kRows + r]), weights, to[r]);
+    }
+  };
+  size_t k = 0;
+  for (; k + 2 <= product.count; k += 2) {
+    add(k, sums[0]);
+    add(k + 1, sums[1]);
+  }
+  if (k < product.count) add(k, sums[0]);
+  const __mmask16 lanes = FirstLanes(product.columns);
+#pragma GCC unroll 6
+  for (size_t r = 0; r < kRows; ++r) {
+    float* out = product.out + r * product.out_stride;
+    const __m512 sum = _mm512_add_ps(sums[0][r], sums[1][r]);
+    _mm512_mask_storeu_ps(out, lanes, _mm512_add_ps(LoadLanes(out, lanes), sum));
+  }
+}
+
+void Multiply(const PanelProduct& product) {
+  switch (product.rows) {
+    case 6:
+      return MultiplyRows<6>(product);
+    case 5:
+      return MultiplyRows<5>(product);
+    case 4:
+      return MultiplyRows<4>(product);
+    case 3:
+      return MultiplyRows<3>(product);
+    case 2:
+      return MultiplyRows<2>(product);
+    case 1:
+      return MultiplyRows<1>(product);
+  }
+}
+
+}  // namespace panel
+}  // namespace
+}  // namespace sparsecc
