@@ -163,31 +163,28 @@ Group RandomGroup(const Matrix& matrix, size_t count, size_t more, Random& rando
   return group;
 }
 
-// How far a kernel may be from the sum in double, for one column: the roundings of the terms, and for quantized weights
-// half a unit of the integer multipliers for each weight.
-double Tolerance(const Matrix& matrix, const Group& group, size_t column, double start) {
-  const WeightType type = matrix.weights().type;
-  double terms = std::abs(start), integers = 0, largest_value = 0, largest_scale = 0;
-  for (size_t i = 0; i < group.rows.count; ++i) {
-    const double value = std::abs(group.rows.values[i]), scale = std::abs(matrix.Scale(group.channels[i], column));
-    const double integer = std::abs(matrix.Unscaled(group.channels[i], column));
-    terms += value * scale * integer;
-    integers += integer;
-    largest_value = std::max(largest_value, value);
-    largest_scale = std::max(largest_scale, scale);
-  }
-  const double largest_multiplier = type == kInt4 ? 127.0 : 32639.0;
-  const double unit = IsQuantized(type) ? largest_value * largest_scale / largest_multiplier : 0.0;
-  return 2e-6 * terms + 0.51 * unit * integers;
-}
+struct Expected {
+  double sum;
+  double tolerance;
+};
 
-double ExactSum(const Matrix& matrix, const Group& group, size_t column, double start) {
-  double sum = start;
+// What adding a group to `start` gives in one column, and how far a kernel may be from it: the roundings of the terms,
+// and for quantized weights half a unit of the integer multipliers for each weight.
+Expected ExpectedSum(const Matrix& matrix, const Group& group, size_t column, double start) {
+  double sum = start, terms = std::abs(start), integers = 0, largest_value = 0, largest_scale = 0;
   for (size_t i = 0; i < group.rows.count; ++i) {
-    const size_t channel = group.channels[i];
-    sum += static_cast<double>(group.rows.values[i]) * matrix.Scale(channel, column) * matrix.Unscaled(channel, column);
+    const double value = group.rows.values[i], scale = matrix.Scale(group.channels[i], column);
+    const double weight = matrix.Unscaled(group.channels[i], column), term = value * scale * weight;
+    sum += term;
+    terms += std::abs(term);
+    integers += std::abs(weight);
+    largest_value = std::max(largest_value, std::abs(value));
+    largest_scale = std::max(largest_scale, std::abs(scale));
   }
-  return sum;
+  const WeightType type = matrix.weights().type;
+  const double largest_multiplier = type == kInt4 ? 127.0 : 32767.0;
+  const double unit = IsQuantized(type) ? largest_value * largest_scale / largest_multiplier : 0.0;
+  return {sum, 2e-6 * terms + 0.51 * unit * integers};
 }
 
 class Check {
@@ -204,10 +201,11 @@ class Check {
   }
 
  private:
-  void Expect(bool is_right, const std::string& what, double is, double expected) {
+  template <typename Description>
+  void Expect(bool is_right, const Description& what, double is, double expected) {
     ++results_;
     if (is_right) return;
-    if (++wrong_ <= 20) std::printf("%s: %s is %.9g, not %.9g\n", name_, what.c_str(), is, expected);
+    if (++wrong_ <= 20) std::printf("%s: %s is %.9g, not %.9g\n", name_, what().c_str(), is, expected);
   }
 
   static std::string Describe(const Shape& shape, size_t count, Stripe stripe, size_t column) {
@@ -226,9 +224,10 @@ class Check {
     kernels_.add_rows[shape.type](group.rows, stripe, out.data());
     for (size_t c = 0; c < shape.columns; ++c) {
       const bool is_inside = c >= stripe.begin && c < stripe.end;
-      const double expected = is_inside ? ExactSum(matrix, group, c, before[c]) : before[c];
-      const double tolerance = is_inside ? Tolerance(matrix, group, c, before[c]) : 0.0;
-      Expect(std::abs(out[c] - expected) <= tolerance, Describe(shape, count, stripe, c), out[c], expected);
+      const Expected expected = is_inside ? ExpectedSum(matrix, group, c, before[c]) : Expected{before[c], 0.0};
+      Expect(
+          std::abs(out[c] - expected.sum) <= expected.tolerance, [&] { return Describe(shape, count, stripe, c); },
+          out[c], expected.sum);
     }
   }
 
@@ -278,9 +277,9 @@ class Check {
     kernels_.add_rows[shape.type](group.rows, {0, shape.columns}, out.data());
     kPortableKernels.add_rows[shape.type](group.rows, {0, shape.columns}, expected.data());
     for (size_t c = 0; c < shape.columns; ++c) {
-      const double tolerance = 2 * Tolerance(matrix, group, c, 0.0);
+      const double tolerance = 2 * ExpectedSum(matrix, group, c, 0.0).tolerance;
       const bool is_same = IsSame(out[c], expected[c], std::isfinite(tolerance) ? tolerance : 0.0);
-      Expect(is_same, Describe(shape, 19, {0, shape.columns}, c), out[c], expected[c]);
+      Expect(is_same, [&] { return Describe(shape, 19, {0, shape.columns}, c); }, out[c], expected[c]);
     }
   }
 
@@ -301,7 +300,8 @@ class Check {
     const Group group = RandomGroup(matrix, 9, 0, random_);
     std::vector<float> out(128, 3.0f);
     kernels_.add_rows[kInt4](group.rows, {0, 128}, out.data());
-    for (float value : out) Expect(value == 3.0f, "int4 whose scales are all 0", value, 3.0);
+    for (float value : out)
+      Expect(value == 3.0f, [] { return std::string("int4 whose scales are all 0"); }, value, 3.0);
   }
 
   void CheckUnpacking(const Shape& shape, size_t count, Stripe stripe) {
@@ -314,7 +314,7 @@ class Check {
     kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, stripe, is.data());
     kPortableKernels.unpack_panels[shape.type](matrix.weights(), indices.data(), count, stripe, expected.data());
     for (size_t i = 0; i < panels * count * kPanelColumns; ++i) {
-      Expect(is[i] == expected[i], "panel of " + Describe(shape, count, stripe, i), is[i], expected[i]);
+      Expect(is[i] == expected[i], [&] { return "panel of " + Describe(shape, count, stripe, i); }, is[i], expected[i]);
     }
   }
 
@@ -351,10 +351,13 @@ class Check {
         terms += std::abs(term);
       }
       const double tolerance = column < columns ? 1e-6 * terms * std::sqrt(1.0 + static_cast<double>(count)) : 0.0;
-      Expect(std::abs(out[i] - expected) <= tolerance,
-             "product of " + std::to_string(rows) + " rows, " + std::to_string(columns) + " columns and " +
-                 std::to_string(count) + " channels",
-             out[i], expected);
+      Expect(
+          std::abs(out[i] - expected) <= tolerance,
+          [&] {
+            return "product of " + std::to_string(rows) + " rows, " + std::to_string(columns) + " columns and " +
+                   std::to_string(count) + " channels";
+          },
+          out[i], expected);
     }
   }
 

@@ -3,6 +3,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(SPARSECC_HAS_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace sparsecc {
 namespace {
 
@@ -21,6 +26,18 @@ bool HasAvx512() {
 }
 #endif
 
+#ifdef SPARSECC_HAS_NEON
+bool HasDotProduct() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  return true;  // every Mac
+#else
+  return false;
+#endif
+}
+#endif
+
 struct KernelSet {
   const char* name;
   const Kernels& kernels;
@@ -34,6 +51,10 @@ const KernelSet kKernelSets[] = {
 #endif
 #ifdef SPARSECC_HAS_AVX2
     {"avx2", kAvx2Kernels, HasAvx2},
+#endif
+#ifdef SPARSECC_HAS_NEON
+    {"neon_dotprod", kNeonDotprodKernels, HasDotProduct},
+    {"neon", kNeonKernels, IsAlwaysSupported},
 #endif
     {"portable", kPortableKernels, IsAlwaysSupported},
 };

@@ -78,6 +78,10 @@ extern const Kernels kAvx2Kernels;  // needs AVX2, FMA and F16C
 #ifdef SPARSECC_HAS_AVX512
 extern const Kernels kAvx512Kernels;  // needs these and AVX-512 F, BW, VL and VNNI
 #endif
+#ifdef SPARSECC_HAS_NEON
+extern const Kernels kNeonKernels;         // runs on every aarch64
+extern const Kernels kNeonDotprodKernels;  // needs SDOT
+#endif
 
 // The set of this name, or null where the library or the processor lacks it.
 const Kernels* FindKernels(const char* name);

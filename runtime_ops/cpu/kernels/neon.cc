@@ -1,0 +1,16 @@
+// The kernels for every aarch64.
+#include "neon_float.h"
+#include "neon_int4.h"
+#include "neon_int8.h"
+#include "neon_panel.h"
+
+namespace sparsecc {
+
+const Kernels kNeonKernels = {
+    {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Words, int8::AddGroup>,
+     AddQuantized<kInt4, Bytes, int4::AddGroup>},
+    {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    panel::Multiply,
+};
+
+}  // namespace sparsecc

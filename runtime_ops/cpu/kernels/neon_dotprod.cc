@@ -1,0 +1,17 @@
+// The kernels for aarch64 with the dot product, compiled with it switched on. As in avx2.cc, nothing that this file
+// defines or instantiates may have external linkage but the table.
+#include "neon_dotprod_int4.h"
+#include "neon_float.h"
+#include "neon_int8.h"
+#include "neon_panel.h"
+
+namespace sparsecc {
+
+const Kernels kNeonDotprodKernels = {
+    {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Words, int8::AddGroup>,
+     AddQuantized<kInt4, Quads, dotprod_int4::AddGroup>},
+    {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    panel::Multiply,
+};
+
+}  // namespace sparsecc

@@ -1,0 +1,146 @@
+// Panels with NEON: unpacking weights of each type, and the product of a few rows of values with a panel.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "neon_vectors.h"
+#include "portable.h"
+
+namespace sparsecc {
+namespace {
+namespace panel {
+
+static_assert(kPanelColumns == 4 * kLanes, "four vectors of columns are kept in registers");
+
+struct Vectors {
+  float32x4_t of[4];
+};
+
+inline Vectors Sixteen(const float* row) { return {{Load(row), Load(row + 4), Load(row + 8), Load(row + 12)}}; }
+inline Vectors Sixteen(const uint16_t* row) { return {{Load(row), Load(row + 4), Load(row + 8), Load(row + 12)}}; }
+inline Vectors Sixteen(int8x8_t first, int8x8_t second) {
+  const Eight low = ToFloats(vmovl_s8(first)), high = ToFloats(vmovl_s8(second));
+  return {{low.low, low.high, high.low, high.high}};
+}
+inline Vectors Sixteen(const int8_t* row) { return Sixteen(vld1_s8(row), vld1_s8(row + 8)); }
+struct Int4 {
+  int8_t pair;
+};
+inline Vectors Sixteen(const Int4* row) {
+  const int8x8_t bytes = vld1_s8(&row->pair), even = vshr_n_s8(vshl_n_s8(bytes, 4), 4), odd = vshr_n_s8(bytes, 4);
+  return Sixteen(vzip1_s8(even, odd), vzip2_s8(even, odd));
+}
+
+// Rows ahead that are prefetched: too short, and too far apart, for the processor to see a pattern.
+constexpr size_t kAhead = 8;
+
+// Whether a panel's columns are all there, begin with a byte and lie in one block.
+inline bool IsUsual(const Weights& weights, Stripe stripe) {
+  const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
+  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
+  const bool is_one_block =
+      weights.scales == nullptr || (weights.block % kPanelColumns == 0 && stripe.begin % kPanelColumns == 0);
+  return is_whole && is_whole_bytes && is_one_block;
+}
+
+template <typename Weight>
+void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
+  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, stripe, panels);
+  constexpr bool kIsQuantized = sizeof(Weight) == 1;
+  constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
+  for (size_t k = 0; k < count; ++k) {
+    const auto channel = static_cast<size_t>(indices[k]);
+    const auto ahead = static_cast<size_t>(indices[k + kAhead < count ? k + kAhead : count - 1]);
+    const char* next = static_cast<const char*>(RowAt(weights, ahead, stripe.begin));
+    const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
+    for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
+      const size_t byte = c * sizeof(Weight) / kPerElement;
+      if (byte % 64 == 0) __builtin_prefetch(next + byte);
+      const Vectors weights16 = Sixteen(row + c / kPerElement);
+      const float scale = kIsQuantized ? HalfToFloat(*ScalesAt(weights, channel, stripe.begin + c)) : 1.0f;
+      float* to = panels + (c * count + k * kPanelColumns);
+      for (size_t j = 0; j < 4; ++j) {
+        vst1q_f32(to + j * kLanes, kIsQuantized ? vmulq_n_f32(weights16.of[j], scale) : weights16.of[j]);
+      }
+    }
+  }
+}
+
+// Values in lanes: scalars would take a register each, and 24 sums leave only eight.
+template <size_t kRows>
+struct Values {
+  explicit Values(const float* values) {
+    if constexpr (kRows > 4) {
+      lanes[0] = vld1q_f32(values);
+      lanes[1] = kRows == 6 ? vcombine_f32(vld1_f32(values + 4), vdup_n_f32(0)) : vdupq_n_f32(values[4]);
+    } else {
+      float four[4] = {};
+      std::memcpy(four, values, kRows * sizeof(float));
+      lanes[0] = vld1q_f32(four);
+    }
+  }
+  __attribute__((always_inline)) float32x4_t MultiplyAdd(float32x4_t sum, float32x4_t weights, size_t row) const {
+    switch (row % 4) {
+      case 0:
+        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 0);
+      case 1:
+        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 1);
+      case 2:
+        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 2);
+      default:
+        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 3);
+    }
+  }
+  float32x4_t lanes[2];
+};
+
+template <size_t kRows>
+__attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
+  float32x4_t sums[kRows][4];
+#pragma GCC unroll 6
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t j = 0; j < 4; ++j) sums[r][j] = vdupq_n_f32(0);
+  }
+  for (size_t k = 0; k < product.count; ++k) {
+    const Values<kRows> values(product.values + k * kRows);
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      const float32x4_t weights = vld1q_f32(product.panel + k * kPanelColumns + j * kLanes);
+#pragma GCC unroll 6
+      for (size_t r = 0; r < kRows; ++r) sums[r][j] = values.MultiplyAdd(sums[r][j], weights, r);
+    }
+  }
+#pragma GCC unroll 6
+  for (size_t r = 0; r < kRows; ++r) {
+    float* out = product.out + r * product.out_stride;
+    if (product.columns == kPanelColumns) {
+      for (size_t j = 0; j < 4; ++j) vst1q_f32(out + j * kLanes, vaddq_f32(vld1q_f32(out + j * kLanes), sums[r][j]));
+    } else {
+      float last[kPanelColumns];
+      for (size_t j = 0; j < 4; ++j) vst1q_f32(last + j * kLanes, sums[r][j]);
+      for (size_t c = 0; c < product.columns; ++c) out[c] += last[c];
+    }
+  }
+}
+
+void Multiply(const PanelProduct& product) {
+  switch (product.rows) {
+    case 6:
+      return MultiplyRows<6>(product);
+    case 5:
+      return MultiplyRows<5>(product);
+    case 4:
+      return MultiplyRows<4>(product);
+    case 3:
+      return MultiplyRows<3>(product);
+    case 2:
+      return MultiplyRows<2>(product);
+    case 1:
+      return MultiplyRows<1>(product);
+  }
+}
+
+}  // namespace panel
+}  // namespace
+}  // namespace sparsecc
