@@ -41,7 +41,8 @@ def _best_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float16]:
     largest = np.where(highest > -lowest, highest, lowest)
     tried = np.clip(largest / LARGEST_WEIGHT_BECOMES[bits][:, None], -_LARGEST_SCALE, _LARGEST_SCALE).astype(np.float16)
     if len(tried) == 1:
-        return tried[0]
+        only: NDArray[np.float16] = tried[0]
+        return only
     scales = tried.astype(np.float32)[:, :, None]
     errors = rounded(blocks, scales, bits) * scales
     errors -= blocks
