@@ -26,6 +26,7 @@ namespace sparsecc {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kSmallestSteps = kMaxGroup * 0x1p-149;  // rounding each term to the smallest number above 0
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr uint16_t kHalfInfinity = 0x7C00, kHalfNaN = 0x7E00, kSmallestHalf = 1, kLargestHalf = 0x7BFF;
 constexpr const char* kTypeNames[kWeightTypes] = {"float32", "float16", "int8", "int4"};
@@ -266,9 +267,10 @@ class Check {
   }
 
   // Values and scales that integers cannot represent: everything is as in plain C++.
-  void CheckUnusual(const Shape& shape, float value, uint16_t scale) {
+  void CheckUnusual(const Shape& shape, float value, uint16_t scale, float factor = 1.0f) {
     Matrix matrix(shape, random_);
     Group group = RandomGroup(matrix, 19, 0, random_);
+    for (float& each : group.rows.values) each *= factor;
     group.rows.values[Below(random_, group.rows.count)] = value;
     for (size_t i = 0; i < matrix.scale_count(); i += 7) matrix.scales()[i] = scale;
     Guarded<float> out(shape.columns);
@@ -277,7 +279,7 @@ class Check {
     kernels_.add_rows[shape.type](group.rows, {0, shape.columns}, out.data());
     kPortableKernels.add_rows[shape.type](group.rows, {0, shape.columns}, expected.data());
     for (size_t c = 0; c < shape.columns; ++c) {
-      const double tolerance = 2 * ExpectedSum(matrix, group, c, 0.0).tolerance;
+      const double tolerance = 2 * ExpectedSum(matrix, group, c, 0.0).tolerance + kSmallestSteps;
       const bool is_same = IsSame(out[c], expected[c], std::isfinite(tolerance) ? tolerance : 0.0);
       Expect(is_same, [&] { return Describe(shape, 19, {0, shape.columns}, c); }, out[c], expected[c]);
     }
@@ -292,6 +294,9 @@ class Check {
         }
         for (uint16_t scale : {kHalfInfinity, kHalfNaN, kSmallestHalf, kLargestHalf, uint16_t{0}, uint16_t{0x8000}}) {
           CheckUnusual({type, 23, 320, block}, 1.0f, scale);
+        }
+        for (float factor : {1e-44f, 1e-38f, 1e-35f, 1e-30f, 1e-24f, 1e-15f, 1e15f, 1e24f}) {
+          CheckUnusual({type, 23, 320, block}, factor, usual, factor);
         }
       }
     }

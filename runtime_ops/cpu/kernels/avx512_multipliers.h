@@ -97,11 +97,11 @@ inline __attribute__((always_inline)) bool FillBlocks(const RowGroup& group, siz
 }
 
 // Fills the multipliers of a stripe's blocks. False where the integers cannot represent the terms: something is
-// infinite, NaN or beyond 1e30.
+// infinite, NaN, beyond 1e30 or so small that the unit would be lost.
 template <typename Pack>
 bool Fill(const RowGroup& group, size_t first_block, size_t blocks, Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
-  if (!(largest_value < 1e30f)) return false;
+  if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
   for (size_t b = 0; b < blocks; b += kBlocksAtOnce) {
     if (!FillBlocks<Pack>(group, first_block, FirstLanes(blocks - b), largest_value, b, multipliers)) return false;
   }

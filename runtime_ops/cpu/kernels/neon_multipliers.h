@@ -112,11 +112,11 @@ bool FillBlocks(const uint16_t* const* scales, size_t offset, const RowGroup& gr
 }
 
 // Fills the multipliers of a stripe's blocks. False where the integers cannot represent the terms: something is
-// infinite, NaN or beyond 1e30.
+// infinite, NaN, beyond 1e30 or so small that the unit would be lost.
 template <typename Integers>
 bool Fill(const RowGroup& group, size_t first_block, size_t blocks, Multipliers<Integers>* multipliers) {
   const float largest_value = LargestValue(group);
-  if (!(largest_value < 1e30f)) return false;
+  if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
   size_t b = 0;
   for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
     if (!FillBlocks(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
