@@ -12,16 +12,20 @@ from sparsecc.passes.dequantize_matmul_nbits import DequantizeMatMulNBitsPass
 from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
 from sparsecc.passes.fold_transpose import FoldTransposePass
+from sparsecc.passes.fuse_sparse_linear import FuseSparseLinearPass
 from sparsecc.passes.halve_vocabulary import HalveVocabularyPass
 from sparsecc.passes.halve_weights import HalveWeightsPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
 from sparsecc.passes.insert_threshold import InsertThresholdPass
 from sparsecc.passes.limit_sparse_rows import LimitSparseRowsPass
+from sparsecc.passes.merge_products import MergeProductsPass
 from sparsecc.passes.quantize_vocabulary import PackedTensors, QuantizeVocabularyPass
 from sparsecc.passes.quantize_weights import QuantizedTensors, QuantizeWeightsPass
 from sparsecc.passes.replace_matmul import ReplaceMatMulPass
 from sparsecc.passes.ship_functions import ShipFunctionsPass
+from sparsecc.passes.split_products import SplitProductsPass
 from sparsecc.passes.tap_values import TapValuesPass
+from sparsecc.passes.unfuse_sparse_linear import UnfuseSparseLinearPass
 
 __all__ = [
     "AnnotatePass",
@@ -32,17 +36,21 @@ __all__ = [
     "FoldBiasPass",
     "FoldDequantizeLinearPass",
     "FoldTransposePass",
+    "FuseSparseLinearPass",
     "HalveVocabularyPass",
     "HalveWeightsPass",
     "InsertGatherActivePass",
     "InsertThresholdPass",
     "LimitSparseRowsPass",
+    "MergeProductsPass",
     "PackedTensors",
     "QuantizeVocabularyPass",
     "QuantizeWeightsPass",
     "QuantizedTensors",
     "ReplaceMatMulPass",
     "ShipFunctionsPass",
+    "SplitProductsPass",
     "TapValuesPass",
+    "UnfuseSparseLinearPass",
     "active_count_name",
 ]

@@ -29,7 +29,8 @@ class ShipFunctionsPass(ir.passes.InPlacePass):
         undefined = _undefined_operators(model)
         functions = [function for function in model_local_functions() if function.identifier() in undefined]
         for function in functions:
-            function.opset_imports[""] = model.opset_imports.get("", function.opset_imports[""])
+            if "" in function.opset_imports and "" in model.opset_imports:
+                function.opset_imports[""] = model.opset_imports[""]
             model.functions[function.identifier()] = function
         is_imported = model.opset_imports.get(DOMAIN) == VERSION or not _used_operators(model)
         if not is_imported:
@@ -44,7 +45,16 @@ class ShipFunctionsPass(ir.passes.InPlacePass):
 
 
 def _used_operators(model: ir.Model) -> set[ir.OperatorIdentifier]:
-    return {node.op_identifier() for node in model.graph if node.domain == DOMAIN}
+    """The sparse operators of the graph, and those that their definitions are made of."""
+    bodies = {function.identifier(): function for function in model_local_functions()}
+    used = {node.op_identifier() for node in model.graph if node.domain == DOMAIN}
+    reached = [*used]
+    while reached:
+        body = bodies.get(reached.pop(), ())
+        inner = {node.op_identifier() for node in body if node.domain == DOMAIN} - used
+        used |= inner
+        reached += inner
+    return used
 
 
 def _undefined_operators(model: ir.Model) -> set[ir.OperatorIdentifier]:

@@ -91,7 +91,35 @@ def SparseMatMulNBits(
     return op.Reshape(product, shape, allowzero=1)
 
 
+@script(OPSET, default_opset=op)
+def SparseLinear(X: FLOAT[...], T: FLOAT[...], W: FLOAT[...], bias: FLOAT[...], max_sparse_rows: int = 0) -> FLOAT[...]:
+    """Threshold, GatherActive and SparseMatMul in one: X is [..., K], T [1] or [K], the product [..., N]."""
+    values, indices = GatherActive(Threshold(X, T, max_sparse_rows=max_sparse_rows))
+    return SparseMatMul(values, indices, W, bias)
+
+
+@script(OPSET, default_opset=op)
+def SparseLinearNBits(
+    X: FLOAT[...],
+    T: FLOAT[...],
+    Wq: FLOAT[...],
+    scales: FLOAT[...],
+    bias: FLOAT[...],
+    max_sparse_rows: int = 0,
+    block_size: int = 32,
+) -> FLOAT[...]:
+    """Threshold, GatherActive and SparseMatMulNBits in one: X is [..., K], T [1] or [K], the product [..., N].
+
+    SparseMatMulNBits is written out, because onnxruntime learns that Wq may be int4 only from a standard operator.
+    """
+    values, indices = GatherActive(Threshold(X, T, max_sparse_rows=max_sparse_rows))
+    weight = op.DequantizeLinear(Wq, op.Cast(scales, to=onnx.TensorProto.FLOAT), axis=1, block_size=block_size)
+    product = op.Gemm(op.Flatten(values, axis=-1), op.Gather(weight, indices, axis=0), bias)
+    shape = op.Concat(op.Shape(values, start=0, end=-1), op.Shape(weight, start=1), axis=0)
+    return op.Reshape(product, shape, allowzero=1)
+
+
 def model_local_functions() -> list[ir.Function]:
     """The operators as functions that can be added to a model."""
-    functions = (Threshold, GatherActive, SparseMatMul, SparseMatMulNBits)
+    functions = (Threshold, GatherActive, SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits)
     return [ir.from_proto(function.to_function_proto()) for function in functions]

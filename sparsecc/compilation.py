@@ -29,6 +29,7 @@ from sparsecc.checkpoint import find_checkpoint
 from sparsecc.dense_export import build_dense
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation, evaluate
+from sparsecc.fusion import fuse, unfuse
 from sparsecc.methods import METHODS
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
@@ -212,6 +213,7 @@ def write_sparse_artifact(
             dense, projections, recipe.weights, text or shipped_text("calibration"), Path(scratch), threads=threads
         )
         sparsify(model, recipe, storage)
+        fuse(model)
         save_model(model, directory)
     copy_companions(dense, directory)
     shutil.copy(ops_library_path(), directory)
@@ -228,7 +230,9 @@ def _write_recipe(artifact: Artifact, recipe: Recipe, measurements: Measurements
 
 def _threshold_places(artifact: Artifact) -> dict[str, str]:
     """The initializer that holds each projection's threshold; projections may share one."""
-    projections = find_projections(load_model(artifact.model_path).graph)
+    model = load_model(artifact.model_path)
+    unfuse(model)
+    projections = find_projections(model.graph)
     thresholds = {projection.name: projection.threshold for projection in projections}
     return {name: str(node.inputs[1].name) for name, node in thresholds.items() if node and node.inputs[1]}
 

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
 from sparsecc.errors import SparseccError
+from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
-from sparsecc.passes import CountActivePass, LimitSparseRowsPass, active_count_name
+from sparsecc.operators import is_threshold
+from sparsecc.passes import (
+    CountActivePass,
+    LimitSparseRowsPass,
+    ShipFunctionsPass,
+    UnfuseSparseLinearPass,
+    active_count_name,
+)
 from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
 from sparsecc.session import open_session, run_prompt
@@ -50,14 +58,14 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
         raise SparseccError(
             f"windows of {windows.window} tokens exceed the model's context of {artifact.context_length}"
         )
+    projections = _projections(artifact)
     model = load_model(artifact.model_path)
     try:
-        LimitSparseRowsPass(0)(model)
-        CountActivePass()(model)
+        for graph_pass in (UnfuseSparseLinearPass(), ShipFunctionsPass(), LimitSparseRowsPass(0), CountActivePass()):
+            graph_pass(model)
     except ir.passes.PreconditionError as error:
         raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
-    projections = find_projections(model.graph)
-    counted = [node for node in {projection.threshold: None for projection in projections} if node is not None]
+    counted = [node for node in model.graph if is_threshold(node)]
     session = open_session(
         ir.to_proto(model).SerializeToString(),
         data_folder=artifact.directory,
@@ -72,13 +80,22 @@ def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> 
             predicted, targets = targets[: logits.shape[1]], targets[logits.shape[1] :]
             negative_log_likelihood += _negative_log_likelihood(logits[0, : len(predicted)], predicted)
             active += np.array(counts, np.int64)
-    active_rows = {node: count / windows.tokens for node, count in zip(counted, active.tolist(), strict=True)}
+    active_rows = {
+        node.name or "": count / windows.tokens for node, count in zip(counted, active.tolist(), strict=True)
+    }
     sparsity, by_kind = _weighted_sparsity(projections, active_rows)
     with np.errstate(over="ignore"):
         perplexity = float(np.exp(negative_log_likelihood / (windows.tokens - len(windows.ids))))
     if not np.isfinite(perplexity):
         raise SparseccError(f"{artifact.directory} computes no finite perplexity; check the checkpoint")
     return Evaluation(perplexity, sparsity, by_kind, windows.tokens, windows.window)
+
+
+def _projections(artifact: Artifact) -> list[Projection]:
+    """Each projection of its own, also where the model merges several into one product."""
+    model = load_model(artifact.model_path)
+    unfuse(model)
+    return find_projections(model.graph)
 
 
 def _negative_log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
@@ -94,14 +111,17 @@ def _negative_log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.in
 
 
 def _weighted_sparsity(
-    projections: list[Projection], active_rows: Mapping[ir.Node, float]
+    projections: list[Projection], active_rows: Mapping[str, float]
 ) -> tuple[float, dict[str, float]]:
-    """The share of weights not read, over the model and by kind; a projection without a threshold reads all rows."""
+    """The share of weights not read, over the model and by kind; a projection without a threshold reads all rows.
+
+    ``active_rows`` are the rows that a token reads on average, by the name of the Threshold.
+    """
     skipped: defaultdict[str, float] = defaultdict(float)
     stored: defaultdict[str, float] = defaultdict(float)
     for projection in projections:
         threshold = projection.threshold
-        rows_read = active_rows[threshold] if threshold is not None else float(projection.channels)
+        rows_read = active_rows[threshold.name or ""] if threshold is not None else float(projection.channels)
         skipped[projection.kind] += (projection.channels - rows_read) * projection.outputs
         stored[projection.kind] += projection.channels * projection.outputs
     model_level = sum(skipped.values()) / sum(stored.values()) if stored else 0.0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import RECIPE_NAME, Artifact
 from sparsecc.errors import SparseccError
+from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
 from sparsecc.projections import find_projections
 from sparsecc.recipe import recipe_from_document
@@ -38,7 +39,9 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
     Raises:
         SparseccError: the recipe is damaged or names a projection that the model does not have.
     """
-    graph = load_model(artifact.model_path).graph
+    model = load_model(artifact.model_path)
+    unfuse(model)
+    graph = model.graph
     tensors = {name: value.const_value for name, value in graph.initializers.items()}
     thresholds = {name: tensor.numpy() for name, tensor in tensors.items() if tensor and name.endswith("/T")}
     document = artifact.recipe_document

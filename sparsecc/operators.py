@@ -25,3 +25,13 @@ def is_sparse_matmul(node: ir.Node) -> bool:
 
 def is_sparse_matmul_nbits(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (DOMAIN, "SparseMatMulNBits")
+
+
+def is_product(node: ir.Node) -> bool:
+    """Whether a node multiplies active channels by their weight rows, in whatever precision."""
+    return is_sparse_matmul(node) or is_sparse_matmul_nbits(node)
+
+
+def is_sparse_linear(node: ir.Node) -> bool:
+    """Whether a node is a Threshold, a GatherActive and a product in one."""
+    return node.domain == DOMAIN and node.op_type in ("SparseLinear", "SparseLinearNBits")

@@ -9,6 +9,7 @@ import onnxruntime_genai as og
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from sparsecc.fusion import unfuse
 from sparsecc.generation import load_generator_model
 from sparsecc.model_file import load_model
 from sparsecc.passes import LimitSparseRowsPass
@@ -125,10 +126,13 @@ def test_at_zero_sparsity_the_sparse_model_generates_the_dense_tokens(dense, com
     assert greedy_tokens(compiled("teal", 0.0), token_ids, 256) == expected
 
 
-def test_thresholds_of_a_compiled_model_are_shared(compiled):
+SPARSE_OPS = ("Threshold", "GatherActive", "SparseMatMul", "SparseLinear")
+
+
+def test_a_compiled_model_has_one_operator_for_all_that_share_a_threshold(compiled):
     document = json.loads((compiled("teal", 0.5).directory / "recipe.json").read_text())
-    graph = load_model(compiled("teal", 0.5).model_path).graph
-    counts = {
-        name: sum(node.op_type == name for node in graph) for name in ("Threshold", "GatherActive", "SparseMatMul")
-    }
-    assert counts == {"Threshold": 32, "GatherActive": 32, "SparseMatMul": len(document["projections"])}
+    model = load_model(compiled("teal", 0.5).model_path)
+    assert [sum(node.op_type == op for node in model.graph) for op in SPARSE_OPS] == [0, 0, 0, 32]
+    unfuse(model)
+    projections = len(document["projections"])
+    assert [sum(node.op_type == op for node in model.graph) for op in SPARSE_OPS] == [32, 32, projections, 0]

@@ -99,6 +99,11 @@ void GatherRows(const Call& call, const Tensor<const float>& y) {
 
 void GatherActive::Compute(const Call& call) const {
   const auto y = call.Input<float>(0, "Y", Call::kAnyRank);
+  if (Elements(y.shape) == 0) {  // however many rows or channels that may be
+    call.Output<float>(0, WithLastDimension(y.shape, 0));
+    call.Output<int64_t>(1, {0});
+    return;
+  }
   if (Rows(y.shape) == 1) {
     GatherRow(call, y);
   } else {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -10,10 +11,12 @@
 namespace sparsecc {
 namespace {
 
-// The kept channels of a hidden state [rows, channels], and its values there.
+// The kept channels of a hidden state [rows, channels], and its values there. Not vectors: those would be zeroed first.
 struct Active {
-  std::vector<int64_t> indices;
-  std::vector<float> values;  // [rows, indices.size()]
+  Active(size_t most, size_t rows) : indices(new int64_t[most]), values(new float[most * rows]) {}
+  size_t count = 0;
+  std::unique_ptr<int64_t[]> indices;
+  std::unique_ptr<float[]> values;  // [rows, count]
 };
 
 struct Thresholds {
@@ -25,17 +28,21 @@ struct Thresholds {
   bool Keeps(float x, size_t channel) const { return (is_dense || std::fabs(x) >= data[channel * step]) && x != 0.0f; }
 };
 
-// Without a branch on the data: at 50 % sparsity it would be mispredicted every other channel.
-Active SelectFromRow(const float* x, const Thresholds& thresholds, size_t channels) {
-  Active active{std::vector<int64_t>(channels + 1), std::vector<float>(channels + 1)};
+// Without a branch on the data: at 50 % sparsity it would be mispredicted every other channel. The unconditional store
+// behind the last one needs a place too.
+template <bool kHasOneThreshold>
+Active SelectFromRow(const float* __restrict x, const float* __restrict thresholds, size_t channels) {
+  Active active(channels + 1, 1);
+  int64_t* __restrict indices = active.indices.get();
+  float* __restrict values = active.values.get();
   size_t count = 0;
   for (size_t k = 0; k < channels; ++k) {
-    active.indices[count] = static_cast<int64_t>(k);
-    active.values[count] = x[k];
-    count += thresholds.Keeps(x[k], k);
+    indices[count] = static_cast<int64_t>(k);
+    values[count] = x[k];
+    const bool is_large = std::fabs(x[k]) >= thresholds[kHasOneThreshold ? 0 : k];
+    count += static_cast<size_t>(is_large) & static_cast<size_t>(x[k] != 0.0f);
   }
-  active.indices.resize(count);
-  active.values.resize(count);
+  active.count = count;
   return active;
 }
 
@@ -45,19 +52,24 @@ Active SelectFromRows(const float* x, const Thresholds& thresholds, size_t rows,
   for (size_t row = 0; row < rows; ++row) {
     for (size_t k = 0; k < channels; ++k) is_kept[k] |= thresholds.Keeps(x[row * channels + k], k);
   }
-  Active active;
+  Active active(channels, rows);
   for (size_t k = 0; k < channels; ++k) {
-    if (is_kept[k]) active.indices.push_back(static_cast<int64_t>(k));
+    if (is_kept[k]) active.indices[active.count++] = static_cast<int64_t>(k);
   }
-  active.values.reserve(rows * active.indices.size());
   for (size_t row = 0; row < rows; ++row) {
-    for (const int64_t index : active.indices) {
-      const size_t k = static_cast<size_t>(index);
+    for (size_t a = 0; a < active.count; ++a) {
+      const size_t k = static_cast<size_t>(active.indices[a]);
       const float value = x[row * channels + k];
-      active.values.push_back(thresholds.Keeps(value, k) ? value : 0.0f);
+      active.values[row * active.count + a] = thresholds.Keeps(value, k) ? value : 0.0f;
     }
   }
   return active;
+}
+
+Active Select(const float* x, const Thresholds& thresholds, size_t rows, size_t channels) {
+  if (rows != 1 || thresholds.is_dense) return SelectFromRows(x, thresholds, rows, channels);
+  return thresholds.step == 0 ? SelectFromRow<true>(x, thresholds.data, channels)
+                              : SelectFromRow<false>(x, thresholds.data, channels);
 }
 
 bool HasOnlyNonZeros(const float* x, size_t count) {
@@ -80,6 +92,7 @@ void SparseLinear<kType>::Compute(const Call& call) const {
   Shape shape = x.shape;
   shape.back() = static_cast<int64_t>(linear.weights.columns);
   const auto out = call.Output<float>(0, shape);
+  if (Elements(shape) == 0) return;
   const bool is_dense = sparse_rows_.IsDense(rows);
   if (is_dense && HasOnlyNonZeros(x.data, channels)) {  // in its first row, so every channel is active
     std::vector<int64_t> all(channels);
@@ -87,11 +100,9 @@ void SparseLinear<kType>::Compute(const Call& call) const {
     return Multiply(call, kernels_, {x.data, rows, all.data(), channels, linear.weights, linear.bias, out.data});
   }
   const Thresholds thresholds = {t.data, t.shape[0] == 1 ? size_t{0} : size_t{1}, is_dense};
-  const Active active =
-      rows == 1 ? SelectFromRow(x.data, thresholds, channels) : SelectFromRows(x.data, thresholds, rows, channels);
+  const Active active = Select(x.data, thresholds, rows, channels);
   Multiply(call, kernels_,
-           {active.values.data(), rows, active.indices.data(), active.indices.size(), linear.weights, linear.bias,
-            out.data});
+           {active.values.get(), rows, active.indices.get(), active.count, linear.weights, linear.bias, out.data});
 }
 
 template class SparseLinear<kFloat32>;

@@ -25,6 +25,7 @@ void Threshold::Compute(const Call& call) const {
   const auto t = ReadThresholds(call, 1, x.shape);
   const size_t rows = Rows(x.shape), columns = Columns(x.shape), thresholds = Columns(t.shape);
   const auto y = call.Output<float>(0, x.shape);
+  if (Elements(x.shape) == 0) return;  // however many rows that may be
   const bool is_dense = sparse_rows_.IsDense(rows);
   const Split split(rows, columns);
   call.Parallel(split.tasks(), [&](size_t task) {

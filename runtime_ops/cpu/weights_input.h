@@ -67,7 +67,7 @@ class QuantizedWeightsInput {
   }
 
   QuantizedWeightsInput(const OrtApi* api, const OrtKernelInfo* info) {
-    const int64_t block = Attribute(api, info, "block_size", 0);
+    const int64_t block = Attribute(api, info, "block_size", 32);
     if (block <= 0) throw OpError("block_size must be positive, not " + std::to_string(block));
     block_ = static_cast<size_t>(block);
   }

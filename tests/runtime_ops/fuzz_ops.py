@@ -179,13 +179,18 @@ def has_right_weight(case: Case, channels: int) -> bool:
     weight = arrays["Wq" if "Wq" in arrays else "W"]
     fits = weight.ndim == 2 and ("bias" not in arrays or arrays["bias"].shape == weight.shape[1:])
     if fits and "Wq" in arrays:
-        block_size = case.attributes.get("block_size")
-        fits = isinstance(block_size, int) and block_size > 0
-        fits = fits and arrays["scales"].shape == (len(weight), -(-weight.shape[1] // block_size))
+        block_size = block_size_of(case)
+        fits = block_size > 0 and arrays["scales"].shape == (len(weight), -(-weight.shape[1] // block_size))
     if not fits or "indices" not in arrays:
         return fits and channels == len(weight)
     indices = arrays["indices"]
     return indices.shape == (channels,) and bool(np.all((indices >= 0) & (indices < len(weight))))
+
+
+def block_size_of(case: Case) -> int:
+    """Of another type it counts as absent."""
+    block_size = case.attributes.get("block_size")
+    return block_size if isinstance(block_size, int) else 32
 
 
 def expected(case: Case) -> list[tuple[NDArray[Any], NDArray[Any] | float]]:
@@ -199,7 +204,7 @@ def expected(case: Case) -> list[tuple[NDArray[Any], NDArray[Any] | float]]:
     weight = arrays["Wq" if "Wq" in arrays else "W"].astype(np.float64)
     scales = np.ones_like(weight)
     if "Wq" in arrays:
-        blocks = np.arange(weight.shape[1]) // case.attributes["block_size"]
+        blocks = np.arange(weight.shape[1]) // block_size_of(case)
         scales = arrays["scales"].astype(np.float64)[:, blocks]
     if "indices" in arrays:
         values, indices = arrays["values"].astype(np.float64), arrays["indices"]

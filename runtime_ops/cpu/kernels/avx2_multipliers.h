@@ -161,12 +161,12 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
 }
 
 // Fills the multipliers of a stripe's blocks. False where the integers cannot represent the terms: something is
-// infinite, NaN or beyond 1e30.
+// infinite, NaN, beyond 1e30 or so small that the unit would be lost.
 template <typename Pack>
 inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t first_block, size_t blocks,
                                                 Prefetcher* prefetcher, Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
-  if (!(largest_value < 1e30f)) return false;
+  if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
   size_t b = 0;
   for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
     for (size_t i = 0; i < Pack::kRowsAhead; ++i) prefetcher->WholeRow();

@@ -33,9 +33,9 @@ void AddHalves(const RowGroup& group, size_t i, Stripe stripe, float* __restrict
 template <typename Row>
 void AddBlocks(Row row, const RowGroup& group, size_t i, Stripe stripe, float* __restrict out) {
   for (size_t begin = stripe.begin; begin < stripe.end; begin += group.block) {
-    const float multiplier = group.values[i] * HalfToFloat(group.scales[i][begin / group.block]);
+    const float scale = HalfToFloat(group.scales[i][begin / group.block]);
     const size_t end = std::min(begin + group.block, stripe.end);
-    for (size_t c = begin; c < end; ++c) out[c] += multiplier * Integer(row, c);
+    for (size_t c = begin; c < end; ++c) out[c] += group.values[i] * (scale * Integer(row, c));
   }
 }
 

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.operators import is_product
+
+MERGED = "merged"
+"""The note of a merged product: the names of the products it was made of, as a JSON list in the order of columns."""
+
+
+class MergeProductsPass(ir.passes.InPlacePass):
+    """Multiply once where several products read the same active channels, as those of q, k and v or of gate and up do.
+
+    Their weights lie side by side in one wide matrix, so that what an active channel reads is one long run, which
+    memory serves faster than several short ones. A Split gives each product its columns. Weights of different types,
+    or that would share a block of scales, stay apart. :class:`SplitProductsPass` undoes this.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        groups = _mergeable(model.graph)
+        for products in groups:
+            _merge(model.graph, products)
+        return ir.passes.PassResult(model, bool(groups))
+
+    def ensures(self, model: ir.Model) -> None:
+        for products in _mergeable(model.graph):
+            raise ir.passes.PostconditionError(f"{products[0].name} and {products[1].name} could be one product")
+
+
+def _mergeable(graph: ir.Graph) -> list[list[ir.Node]]:
+    groups: defaultdict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
+    for node in graph:
+        if is_product(node) and all(value is None or value.const_value is not None for value in node.inputs[2:]):
+            groups[_what_must_agree(node)].append(node)
+    return [products for products in groups.values() if len(products) > 1 and _have_blocks_of_their_own(products)]
+
+
+def _what_must_agree(product: ir.Node) -> tuple[object, ...]:
+    """Two products with the same of this can be one: operator, block size, channels, types, and whether with a bias."""
+    tensors = [value.const_value if value is not None else None for value in product.inputs[2:]]
+    types = tuple(None if tensor is None else tensor.dtype for tensor in tensors)
+    return (product.op_type, product.attributes.get_int("block_size", 1), *product.inputs[:2], types)
+
+
+def _have_blocks_of_their_own(products: Sequence[ir.Node]) -> bool:
+    """Whether each product's columns, but the last one's, fill their blocks."""
+    block = products[0].attributes.get_int("block_size", 1)
+    return all(_columns(product) % block == 0 for product in products[:-1])
+
+
+def _columns(product: ir.Node) -> int:
+    weight = product.inputs[2]
+    assert weight is not None
+    assert weight.const_value is not None
+    return int(weight.const_value.shape.numpy()[1])
+
+
+def _merge(graph: ir.Graph, products: Sequence[ir.Node]) -> None:
+    first = products[0]
+    name = _merged_name([product.name or "" for product in products])
+    constants = [
+        _side_by_side(graph, name, [product.inputs[i] for product in products]) for i in range(2, len(first.inputs))
+    ]
+    outputs = [product.outputs[0] for product in products]
+    merged = ir.node(
+        first.op_type,
+        [*first.inputs[:2], *constants],
+        {key: attribute.value for key, attribute in first.attributes.items()},
+        domain=first.domain,
+        name=f"{name}/{first.op_type}",
+        outputs=[ir.Value(name=f"{name}/product", type=outputs[0].type)],
+        metadata_props=_merged_notes(products),
+    )
+    widths = ir.tensor(np.array([_columns(product) for product in products], np.int64), name=f"{name}/widths")
+    split = ir.node(
+        "Split",
+        [merged.outputs[0], _initializer(graph, widths)],
+        {"axis": -1},
+        name=f"{name}/Split",
+        outputs=[ir.Value(name=value.name, shape=value.shape, type=value.type) for value in outputs],
+    )
+    ir.convenience.replace_nodes_and_values(graph, first, products, [merged, split], outputs, split.outputs)
+
+
+def _merged_name(names: Sequence[str]) -> str:
+    """``/mlp/gate_proj+up_proj`` of ``/mlp/gate_proj/SparseMatMul`` and ``/mlp/up_proj/SparseMatMul``."""
+    labels = [name.rpartition("/")[0] for name in names]
+    parent = labels[0].rpartition("/")[0]
+    return f"{parent}/" + "+".join(label.rpartition("/")[2] for label in labels)
+
+
+def _side_by_side(graph: ir.Graph, name: str, values: Sequence[ir.Value | None]) -> ir.Value | None:
+    tensors = [value.const_value for value in values if value is not None]
+    if not tensors:
+        return None
+    axis = len(tensors[0].shape) - 1
+    shape = [*tensors[0].shape.numpy()]
+    shape[axis] = sum(int(tensor.shape.numpy()[axis]) for tensor in tensors if tensor is not None)
+    joined = ir.LazyTensor(
+        lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None], axis)),
+        dtype=tensors[0].dtype,
+        shape=ir.Shape(shape),
+        name=f"{name}/{(values[0].name or '').rpartition('/')[2]}" if values[0] is not None else name,
+    )
+    return _initializer(graph, joined)
+
+
+def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.Value(
+        name=tensor.name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _merged_notes(products: Sequence[ir.Node]) -> dict[str, str]:
+    notes = dict(products[0].metadata_props)
+    if "projection" in notes:
+        notes["projection"] = ", ".join(product.metadata_props.get("projection", "") for product in products)
+    return {**notes, MERGED: json.dumps([product.name for product in products])}
