@@ -95,17 +95,17 @@ def _merged_name(names: Sequence[str]) -> str:
 
 
 def _side_by_side(graph: ir.Graph, name: str, values: Sequence[ir.Value | None]) -> ir.Value | None:
-    tensors = [value.const_value for value in values if value is not None]
+    tensors = [value.const_value for value in values if value is not None and value.const_value is not None]
     if not tensors:
         return None
     axis = len(tensors[0].shape) - 1
     shape = [*tensors[0].shape.numpy()]
-    shape[axis] = sum(int(tensor.shape.numpy()[axis]) for tensor in tensors if tensor is not None)
+    shape[axis] = sum(int(tensor.shape.numpy()[axis]) for tensor in tensors)
     joined = ir.LazyTensor(
-        lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None], axis)),
+        lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis)),
         dtype=tensors[0].dtype,
         shape=ir.Shape(shape),
-        name=f"{name}/{(values[0].name or '').rpartition('/')[2]}" if values[0] is not None else name,
+        name=f"{name}/{(tensors[0].name or '').rpartition('/')[2]}",
     )
     return _initializer(graph, joined)
 

@@ -20,6 +20,8 @@ class UnfuseSparseLinearPass(ir.passes.InPlacePass):
         for linear in filter(is_sparse_linear, model.graph):
             if len(linear.inputs) < 3 or None in linear.inputs[:3] or len(linear.outputs) != 1:
                 raise ir.passes.PreconditionError(f"{linear.name} has no hidden state, no threshold or no weight")
+            if any(attribute.type != ir.AttributeType.INT for attribute in linear.attributes.values()):
+                raise ir.passes.PreconditionError(f"{linear.name} has an attribute that is no integer")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         linears = list(filter(is_sparse_linear, model.graph))
@@ -32,9 +34,8 @@ class UnfuseSparseLinearPass(ir.passes.InPlacePass):
 
 
 def _three_nodes(linear: ir.Node) -> list[ir.Node]:
-    attributes = {name: attribute.value for name, attribute in linear.attributes.items()}
-    of_threshold = {name: value for name, value in attributes.items() if name in _THRESHOLD_ATTRIBUTES}
-    of_product = {name: value for name, value in attributes.items() if name not in _THRESHOLD_ATTRIBUTES}
+    of_threshold = {name: a.as_int() for name, a in linear.attributes.items() if name in _THRESHOLD_ATTRIBUTES}
+    of_product = {name: a.as_int() for name, a in linear.attributes.items() if name not in _THRESHOLD_ATTRIBUTES}
     hidden, thresholds, *weights = linear.inputs
     assert hidden is not None
     assert thresholds is not None
@@ -47,9 +48,7 @@ def _three_nodes(linear: ir.Node) -> list[ir.Node]:
     output = linear.outputs[0]
     product = ir.Value(name=output.name, shape=output.shape, type=output.type)
 
-    def node(
-        name: str, inputs: list[ir.Value | None], outputs: list[ir.Value], attributes: dict[str, object]
-    ) -> ir.Node:
+    def node(name: str, inputs: list[ir.Value | None], outputs: list[ir.Value], attributes: dict[str, int]) -> ir.Node:
         return ir.node(
             name.rpartition("/")[2],
             inputs,

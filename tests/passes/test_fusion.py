@@ -97,3 +97,12 @@ def test_a_damaged_note_is_refused(model: ir.Model, note: str):
     named(model, "/layers.0/mlp/gate_proj+up_proj/SparseLinear").metadata_props["merged"] = note
     with pytest.raises(SparseccError, match="compile it again"):
         unfuse(model)
+
+
+def test_an_attribute_of_another_type_is_refused(model: ir.Model):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    linear = named(model, "/layers.0/mlp/gate_proj+up_proj/SparseLinear")
+    linear.attributes.add(ir.AttrString("max_sparse_rows", "many"))
+    with pytest.raises(SparseccError, match="compile it again"):
+        unfuse(model)
