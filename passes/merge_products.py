@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.operators import is_product
+from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
 
 MERGED = "merged"
 """The note of a merged product: the names of the products it was made of, as a JSON list in the order of columns."""
@@ -44,13 +44,13 @@ def _what_must_agree(product: ir.Node) -> tuple[object, ...]:
     """Two products with the same of this can be one: operator, block size, channels, types, and whether with a bias."""
     tensors = [value.const_value if value is not None else None for value in product.inputs[2:]]
     types = tuple(None if tensor is None else tensor.dtype for tensor in tensors)
-    return (product.op_type, product.attributes.get_int("block_size", 1), *product.inputs[:2], types)
+    return (product.op_type, block_size_of(product), *product.inputs[:2], types)
 
 
 def _have_blocks_of_their_own(products: Sequence[ir.Node]) -> bool:
     """Whether each product's columns, but the last one's, fill their blocks."""
-    block = products[0].attributes.get_int("block_size", 1)
-    return all(_columns(product) % block == 0 for product in products[:-1])
+    block = block_size_of(products[0])
+    return block > 0 and all(_columns(product) % block == 0 for product in products[:-1])
 
 
 def _columns(product: ir.Node) -> int:
@@ -64,7 +64,8 @@ def _merge(graph: ir.Graph, products: Sequence[ir.Node]) -> None:
     first = products[0]
     name = _merged_name([product.name or "" for product in products])
     constants = [
-        _side_by_side(graph, name, [product.inputs[i] for product in products]) for i in range(2, len(first.inputs))
+        _side_by_side(graph, f"{name}/{label}", [product.inputs[2 + i] for product in products])
+        for i, label in enumerate(constant_labels(first))
     ]
     outputs = [product.outputs[0] for product in products]
     merged = ir.node(
@@ -94,6 +95,12 @@ def _merged_name(names: Sequence[str]) -> str:
     return f"{parent}/" + "+".join(label.rpartition("/")[2] for label in labels)
 
 
+def constant_labels(product: ir.Node) -> list[str]:
+    """What the constant inputs of a product are called in the names of initializers."""
+    labels = ["Wq", "scales", "bias"] if is_sparse_matmul_nbits(product) else ["W", "bias"]
+    return labels[: len(product.inputs) - 2]
+
+
 def _side_by_side(graph: ir.Graph, name: str, values: Sequence[ir.Value | None]) -> ir.Value | None:
     tensors = [value.const_value for value in values if value is not None and value.const_value is not None]
     if not tensors:
@@ -105,17 +112,27 @@ def _side_by_side(graph: ir.Graph, name: str, values: Sequence[ir.Value | None])
         lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis)),
         dtype=tensors[0].dtype,
         shape=ir.Shape(shape),
-        name=f"{name}/{(tensors[0].name or '').rpartition('/')[2]}",
+        name=name,
     )
     return _initializer(graph, joined)
 
 
 def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(
-        name=tensor.name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        name=free_name(graph, tensor.name or ""),
+        const_value=tensor,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
     )
     graph.register_initializer(value)
     return value
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """The name itself, or with as many underscores behind it as it takes to be no initializer's."""
+    while name in graph.initializers:
+        name += "_"
+    return name
 
 
 def _merged_notes(products: Sequence[ir.Node]) -> dict[str, str]:

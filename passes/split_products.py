@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
-from sparsecc.operators import is_product
-from sparsecc.passes.merge_products import MERGED
+from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
+from sparsecc.passes.merge_products import MERGED, constant_labels, free_name
 
 
 class SplitProductsPass(ir.passes.InPlacePass):
@@ -15,17 +16,16 @@ class SplitProductsPass(ir.passes.InPlacePass):
     The columns are cut out of the wide matrix when their values are asked for, and not before.
 
     Raises:
-        ir.passes.PreconditionError: a merged product does not say what it was made of.
+        ir.passes.PreconditionError: a merged product does not say what it was made of, or what it says does not fit.
     """
 
     def requires(self, model: ir.Model) -> None:
         for product, split in _merged(model.graph):
-            names = _names(product)
-            if len(names) != len(split.outputs) or len(_widths(split)) != len(names):
+            if split is None or not _fits(product, split):
                 raise ir.passes.PreconditionError(f"{product.name} does not say what it was made of")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        merged = list(_merged(model.graph))
+        merged = [(product, split) for product, split in _merged(model.graph) if split is not None]
         for product, split in merged:
             parts = list(_parts(model.graph, product, split))
             ir.convenience.replace_nodes_and_values(
@@ -34,19 +34,33 @@ class SplitProductsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(merged))
 
 
-def _merged(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """Each merged product and the Split behind it."""
+def _merged(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node | None]]:
+    """Each product that says to be merged, and the Split that is all that reads it."""
     for node in graph:
         if is_product(node) and MERGED in node.metadata_props:
-            splits = [consumer for consumer in node.outputs[0].consumers() if consumer.op_type == "Split"]
-            if len(splits) == 1:
-                yield node, splits[0]
+            output = node.outputs[0]
+            consumers = output.consumers()
+            is_split = len(consumers) == 1 and (consumers[0].domain, consumers[0].op_type) == ("", "Split")
+            yield node, consumers[0] if is_split and not output.is_graph_output() else None
+
+
+def _fits(product: ir.Node, split: ir.Node) -> bool:
+    """Whether names, widths, constants and blocks of a merged product agree with each other."""
+    names, widths, block = _names(product), _widths(split), block_size_of(product)
+    given = [value for value in product.inputs[2:] if value is not None]
+    constants = [value.const_value for value in given if value.const_value is not None]
+    is_whole = len(constants) == len(given) >= (2 if is_sparse_matmul_nbits(product) else 1)
+    if not is_whole or len(constants[0].shape) != 2 or split.attributes.get_int("axis", 0) != -1 or block < 1:
+        return False
+    is_named = len(names) == len(set(names)) == len(widths) == len(split.outputs) and all(names)
+    is_covered = sum(widths) == constants[0].shape.numpy()[1] and all(width > 0 for width in widths)
+    return is_named and is_covered and all(width % block == 0 for width in widths[:-1])
 
 
 def _names(product: ir.Node) -> list[str]:
     try:
         names = json.loads(product.metadata_props[MERGED])
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 
@@ -55,8 +69,8 @@ def _widths(split: ir.Node) -> list[int]:
     sizes = split.inputs[1] if len(split.inputs) > 1 else None
     if sizes is None or sizes.const_value is None:
         return []
-    widths: list[int] = sizes.const_value.numpy().tolist()
-    return widths
+    widths = sizes.const_value.numpy()
+    return [int(width) for width in widths] if widths.ndim == 1 and widths.dtype == np.int64 else []
 
 
 def _parts(graph: ir.Graph, product: ir.Node, split: ir.Node) -> Iterator[ir.Node]:
@@ -67,7 +81,10 @@ def _parts(graph: ir.Graph, product: ir.Node, split: ir.Node) -> Iterator[ir.Nod
         if "projection" in notes and i < len(kinds):
             notes["projection"] = kinds[i]
         columns = slice(begin, begin + width)
-        constants = [_columns(graph, value, product, columns, name) for value in product.inputs[2:]]
+        constants = [
+            _columns(graph, value, columns, block_size_of(product) if label == "scales" else 1, f"{name}/{label}")
+            for value, label in zip(product.inputs[2:], constant_labels(product), strict=False)
+        ]
         output = split.outputs[i]
         yield ir.node(
             product.op_type,
@@ -81,20 +98,17 @@ def _parts(graph: ir.Graph, product: ir.Node, split: ir.Node) -> Iterator[ir.Nod
         begin += width
 
 
-def _columns(graph: ir.Graph, value: ir.Value | None, product: ir.Node, columns: slice, name: str) -> ir.Value | None:
+def _columns(graph: ir.Graph, value: ir.Value | None, columns: slice, block: int, name: str) -> ir.Value | None:
     """Some columns of a weight or a bias, or the scales of these columns."""
     if value is None or value.const_value is None:
         return value
     tensor = value.const_value
-    is_scales = product.op_type.endswith("NBits") and value is product.inputs[3]
-    block = product.attributes.get_int("block_size", 1) if is_scales else 1
     part = slice(columns.start // block, -(-columns.stop // block))
-    shape = [*tensor.shape.numpy()[:-1], part.stop - part.start]
     cut = ir.LazyTensor(
         lambda: ir.tensor(tensor.numpy()[..., part]),
         dtype=tensor.dtype,
-        shape=ir.Shape(shape),
-        name=f"{name}/{(value.name or '').rpartition('/')[2]}",
+        shape=ir.Shape([*tensor.shape.numpy()[:-1], part.stop - part.start]),
+        name=free_name(graph, name),
     )
     part_value = ir.Value(name=cut.name, const_value=cut, shape=cut.shape, type=ir.TensorType(cut.dtype))
     graph.register_initializer(part_value)

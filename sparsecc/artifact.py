@@ -186,11 +186,17 @@ def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
             yield staging
             _replace(target, staging)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if _is_full(error):
                 raise SparseccError(f"the disk is full: {target.parent} has no room for the model") from error
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether there was no room for what was written. NumPy says so only in words: how much was written of how much."""
+    is_short_write = error.errno is None and "requested and" in str(error)
+    return is_short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager

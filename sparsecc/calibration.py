@@ -21,6 +21,7 @@ from sparsecc.calibration_statistics import (
 )
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model, model_sha256
+from sparsecc.operators import is_sparse_linear, is_threshold
 from sparsecc.passes import TapValuesPass
 from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
@@ -58,11 +59,11 @@ def require_projections(model: ir.Model, path: Path) -> list[Projection]:
     Raises:
         SparseccError: there are none, or the model is sparse already.
     """
+    if any(is_threshold(node) or is_sparse_linear(node) for node in model.graph):
+        raise SparseccError(f"{path} is sparse already; give the dense model it was compiled from")
     projections = find_projections(model.graph)
     if not projections:
         raise SparseccError(f"{path} has no projection to rewrite; give a decoder with float32 MatMul projections")
-    if any(projection.threshold is not None for projection in projections):
-        raise SparseccError(f"{path} is sparse already; give the dense model it was compiled from")
     return projections
 
 

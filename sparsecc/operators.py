@@ -35,3 +35,8 @@ def is_product(node: ir.Node) -> bool:
 def is_sparse_linear(node: ir.Node) -> bool:
     """Whether a node is a Threshold, a GatherActive and a product in one."""
     return node.domain == DOMAIN and node.op_type in ("SparseLinear", "SparseLinearNBits")
+
+
+def block_size_of(product: ir.Node) -> int:
+    """How many columns of a product's weight share a scale: 32 where it does not say, 1 where nothing is quantized."""
+    return product.attributes.get_int("block_size", 32) if is_sparse_matmul_nbits(product) else 1

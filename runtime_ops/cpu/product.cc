@@ -24,6 +24,9 @@ constexpr size_t kRunBytes = 1024;
 // Waking another thread costs some microseconds, in which one thread reads about this much.
 constexpr size_t kBytesPerTask = 1 << 16;
 
+// Parts of the active channels have outputs of their own, which are added up at the end.
+constexpr size_t kMaxActiveParts = 8;
+
 // With many rows, what a task packs of the values should serve many columns.
 constexpr size_t kMinColumnsPerTask = 128;
 
@@ -97,7 +100,7 @@ struct Grid {
     const size_t worth = product.active * row_bytes * product.rows / kBytesPerTask;
     const size_t tasks = std::clamp<size_t>(worth, 1, MaxTasks());
     column_parts = std::clamp<size_t>(row_bytes / kRunBytes, 1, tasks);
-    active_parts = std::max<size_t>(1, tasks / column_parts);
+    active_parts = std::clamp<size_t>(tasks / column_parts, 1, kMaxActiveParts);
   }
   size_t column_parts, active_parts;
 };

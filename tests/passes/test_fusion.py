@@ -106,3 +106,43 @@ def test_an_attribute_of_another_type_is_refused(model: ir.Model):
     linear.attributes.add(ir.AttrString("max_sparse_rows", "many"))
     with pytest.raises(SparseccError, match="compile it again"):
         unfuse(model)
+
+
+@pytest.mark.parametrize(
+    ("note", "widths"),
+    [
+        (["a", "a"], [16, 16]),
+        (["a", ""], [16, 16]),
+        (["a", "b"], [-16, 48]),
+        (["a", "b"], [16, 1000]),
+        (["a", "b"], [[16], [16]]),
+        (["a", "b"], [16.0, 16.0]),
+    ],
+)
+def test_what_does_not_fit_is_refused(model: ir.Model, note: list[str], widths: list[object]):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    named(model, "/layers.0/mlp/gate_proj+up_proj/SparseLinear").metadata_props["merged"] = json.dumps(note)
+    sizes = named(model, "/layers.0/mlp/gate_proj+up_proj/Split").inputs[1]
+    sizes.const_value = ir.tensor(np.array(widths))
+    with pytest.raises(SparseccError, match="compile it again"):
+        unfuse(model)
+
+
+def test_a_block_size_that_is_not_said_is_the_operators_own(model: ir.Model):
+    """gate has 16 columns, which do not fill a block of 32."""
+    sparsify(model, recipe_for(model, ALIKE), [quantized(model, 8, block_size=32)])
+    for node in model.graph:
+        node.attributes.pop("block_size", None)
+    assert not MergeProductsPass()(model).modified
+
+
+def test_initializers_with_the_same_last_name_are_kept_apart(model: ir.Model):
+    for kind in "qk":
+        model.graph.initializers[f"w_{kind}"].name = f"{kind}/MatMul/value"
+        model.graph.initializers[f"b_{kind}"].name = f"{kind}/Add/value"
+    sparsify(model, recipe_for(model, ALIKE))
+    x = np.random.default_rng(0).standard_normal((1, 2, 8)).astype(np.float32)
+    (expected,) = run(model, x=x)
+    fuse(model)
+    np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-5)

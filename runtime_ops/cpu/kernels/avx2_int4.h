@@ -105,8 +105,8 @@ __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& mu
     const size_t first = kHasPairOfBlocks ? c / 32 : c / block, second = kHasPairOfBlocks ? first + 1 : first;
     const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
                              _mm256_broadcast_ss(multipliers.units + second)};
-    const __m128i first_sum = _mm_loadu_si32(multipliers.sums + first);
-    const __m128i second_sum = _mm_loadu_si32(multipliers.sums + second);
+    const __m128i first_sum = _mm_cvtsi32_si128(multipliers.sums[first]);
+    const __m128i second_sum = _mm_cvtsi32_si128(multipliers.sums[second]);
     const __m256i excess =
         _mm256_slli_epi16(_mm256_set_m128i(_mm_broadcastw_epi16(second_sum), _mm_broadcastw_epi16(first_sum)), 3);
     const auto* from = reinterpret_cast<const __m256i*>(sums + c);
