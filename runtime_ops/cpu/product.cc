@@ -1,6 +1,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -109,7 +110,8 @@ void AddTo(float* __restrict out, const float* __restrict more, size_t count) {
   for (size_t i = 0; i < count; ++i) out[i] += more[i];
 }
 
-void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& product) {
+// Adds the first `apart` active channels as groups of their own, and then the others in groups of kMaxGroup.
+void MultiplyGroups(const Call& call, const Kernels& kernels, const Product& product, size_t apart) {
   const Grid grid(product);
   const size_t columns = product.weights.columns, step = std::max<size_t>(64, product.weights.block);
   const size_t outputs = product.rows * columns;
@@ -118,11 +120,48 @@ void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& pr
     const size_t active_part = task / grid.column_parts;
     const Range stripe = Part(columns, step, grid.column_parts, task % grid.column_parts);
     float* out = active_part == 0 ? product.out : partial.data() + (active_part - 1) * outputs;
-    if (active_part == 0) Initialize(product, stripe, out);
-    AddActive(kernels, product, Part(product.active, kMaxGroup, grid.active_parts, active_part), stripe, out);
+    if (active_part == 0) {
+      Initialize(product, stripe, out);
+      AddActive(kernels, product, {0, apart}, stripe, out);
+    }
+    const Range others = Part(product.active - apart, kMaxGroup, grid.active_parts, active_part);
+    AddActive(kernels, product, {apart + others.begin, apart + others.end}, stripe, out);
   });
-  for (size_t part = 0; part + 1 < grid.active_parts; ++part)
+  for (size_t part = 0; part + 1 < grid.active_parts; ++part) {
     AddTo(product.out, partial.data() + part * outputs, outputs);
+  }
+}
+
+// Where one value is this many times the mean, the values that share a unit with it would be rounded too coarsely.
+constexpr float kOutlier = 8.0f;
+
+float OutlierMagnitude(const Product& product) {
+  float sum = 0;
+  for (size_t a = 0; a < product.active; ++a) sum += std::fabs(product.values[a]);
+  return kOutlier * sum / static_cast<float>(product.active);
+}
+
+void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& product) {
+  if (product.weights.scales == nullptr || product.rows > 1 || product.active == 0) {
+    return MultiplyGroups(call, kernels, product, 0);
+  }
+  const float magnitude = OutlierMagnitude(product);
+  const auto is_outlier = [&](size_t a) { return std::fabs(product.values[a]) > magnitude; };
+  size_t outliers = 0;
+  for (size_t a = 0; a < product.active; ++a) outliers += is_outlier(a);
+  if (outliers == 0) return MultiplyGroups(call, kernels, product, 0);
+  std::vector<float> values(product.active);
+  std::vector<int64_t> indices(product.active);
+  size_t next_outlier = 0, next_other = outliers;
+  for (size_t a = 0; a < product.active; ++a) {
+    const size_t place = is_outlier(a) ? next_outlier++ : next_other++;
+    values[place] = product.values[a];
+    indices[place] = product.indices[a];
+  }
+  Product ordered = product;
+  ordered.values = values.data();
+  ordered.indices = indices.data();
+  MultiplyGroups(call, kernels, ordered, outliers);
 }
 
 // Of many rows of values, kTileRows times kTileChannels stay in the second-level cache while the weights of those

@@ -19,7 +19,8 @@ namespace sparsecc {
 //   Wq       [K, N]    int8 or int4
 //   scales   [K, ceil(N / block_size)]  float16
 // For one row of values and few, the terms values[a] * scales[k, b] are rounded to 16 bits with int8 weights and to 8
-// bits with int4 weights, relative to the largest of 32 active rows in that block of columns.
+// bits with int4 weights, relative to the largest of 32 active rows in that block of columns. Outliers among the values
+// of one row have groups of their own.
 template <WeightType kType>
 class SparseMatMul {
  public:

@@ -1,6 +1,7 @@
 """Sparse products with weights of each type: how to make one, its value in float64, and how far a kernel may be off."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -12,6 +13,7 @@ WEIGHT_TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "
 QUANTIZED = {"int8": (-128, 127), "int4": (-8, 7)}
 
 ROWS_OF_A_GROUP = 32
+OUTLIER = 8
 MOST_FEW_ROWS = 6  # of values; with more, no kernel rounds a multiplier
 LARGEST_MULTIPLIER = {"int8": 32767, "int4": 127}
 SMALLEST_NORMAL = 2.0**-126  # of float32: what is smaller need not be kept
@@ -76,17 +78,27 @@ class SparseProduct:
 
         For 32 active rows and a block of columns, value * scale is rounded to a multiple of
         unit = max of abs(value) * max of abs(scale) / largest multiplier, so a term is off by unit / 2 * abs(q).
+        Of one row of values, those above 8 times the mean are in groups of their own.
         """
         assert self.scales is not None
         magnitudes, scales = np.abs(self.values).astype(np.float64), np.abs(self.scales).astype(np.float64)
         total = np.zeros((*self.values.shape[:-1], self.columns))
-        for first in range(0, len(self.indices), ROWS_OF_A_GROUP):
-            group = slice(first, first + ROWS_OF_A_GROUP)
+        for group in self._groups(magnitudes):
             largest_values = magnitudes[..., group].max(axis=-1, keepdims=True)
             largest_scales = self._by_column(scales[self.indices[group]].max(axis=0))
             weights = np.abs(self.weights[self.indices[group]].astype(np.float64)).sum(axis=0)
             total += largest_values * largest_scales / LARGEST_MULTIPLIER[self.weight_type] / 2 * weights
         return total
+
+    def _groups(self, magnitudes: np.ndarray) -> Iterator[np.ndarray]:
+        """The positions of the active channels that share units, group by group."""
+        is_outlier = np.zeros(len(self.indices), bool)
+        if self.rows == 1:
+            flat = magnitudes.reshape(-1)
+            is_outlier = flat > OUTLIER * flat.sum() / max(1, len(flat))
+        for positions in (np.flatnonzero(is_outlier), np.flatnonzero(~is_outlier)):
+            for first in range(0, len(positions), ROWS_OF_A_GROUP):
+                yield positions[first : first + ROWS_OF_A_GROUP]
 
     def tolerance(self, kernels: str) -> np.ndarray:
         """How far each output of these kernels may be from the exact one."""
