@@ -8,13 +8,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.block_dequantization import dequantize, read_constant, unpack
+from sparsecc.initializers import register
 from sparsecc.quantized_node import (
     constant_input,
     contrib_block_size,
     float32_scales,
     given_input,
     integer,
-    register,
     require,
     require_attributes_among,
     reshaped_constant_input,

@@ -7,13 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.block_dequantization import dequantize, read_constant
+from sparsecc.initializers import register
 from sparsecc.quantized_node import (
     constant,
     constant_input,
     float32_scales,
     given_input,
     integer,
-    register,
     require,
     require_attributes_among,
     shape_of,

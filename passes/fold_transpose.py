@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.block_dequantization import read_constant
-from sparsecc.quantized_node import register
+from sparsecc.initializers import register
 
 
 class FoldTransposePass(ir.passes.InPlacePass):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.initializers import register
 from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
 
 MERGED = "merged"
@@ -77,10 +78,10 @@ def _merge(graph: ir.Graph, products: Sequence[ir.Node]) -> None:
         outputs=[ir.Value(name=f"{name}/product", type=outputs[0].type)],
         metadata_props=_merged_notes(products),
     )
-    widths = ir.tensor(np.array([_columns(product) for product in products], np.int64), name=f"{name}/widths")
+    widths = ir.tensor(np.array([_columns(product) for product in products], np.int64))
     split = ir.node(
         "Split",
-        [merged.outputs[0], _initializer(graph, widths)],
+        [merged.outputs[0], register(graph, f"{name}/widths", widths)],
         {"axis": -1},
         name=f"{name}/Split",
         outputs=[ir.Value(name=value.name, shape=value.shape, type=value.type) for value in outputs],
@@ -112,27 +113,8 @@ def _side_by_side(graph: ir.Graph, name: str, values: Sequence[ir.Value | None])
         lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis)),
         dtype=tensors[0].dtype,
         shape=ir.Shape(shape),
-        name=name,
     )
-    return _initializer(graph, joined)
-
-
-def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=free_name(graph, tensor.name or ""),
-        const_value=tensor,
-        shape=ir.Shape(tensor.shape.numpy()),
-        type=ir.TensorType(tensor.dtype),
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def free_name(graph: ir.Graph, name: str) -> str:
-    """The name itself, or with as many underscores behind it as it takes to be no initializer's."""
-    while name in graph.initializers:
-        name += "_"
-    return name
+    return register(graph, name, joined)
 
 
 def _merged_notes(products: Sequence[ir.Node]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsecc.initializers import register
 from sparsecc.vocabulary import Embedding, find_embedding, find_head
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,10 @@ class _Table(NamedTuple):
     @classmethod
     def of(cls, graph: ir.Graph, tensors: PackedTensors) -> _Table:
         return cls(
-            _initializer(graph, tensors.packed), _initializer(graph, tensors.scales), tensors.bits, tensors.block_size
+            register(graph, tensors.packed.name or "", tensors.packed),
+            register(graph, tensors.scales.name or "", tensors.scales),
+            tensors.bits,
+            tensors.block_size,
         )
 
 
@@ -156,15 +160,8 @@ def _is_tied(head: ir.Node, embedding: Embedding) -> bool:
     return np.array_equal(by_head, by_embedding if embedding.is_transposed else by_embedding.T)
 
 
-def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape(tensor.shape.numpy())
-    value = ir.Value(name=tensor.name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
-
-
 def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
-    return _initializer(graph, ir.tensor(np.array(numbers, np.int64), name=name))
+    return register(graph, name, ir.tensor(np.array(numbers, np.int64)))
 
 
 def _array(value: ir.Value | None) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from sparsecc.initializers import register
 from sparsecc.operators import DOMAIN, is_sparse_matmul
 from sparsecc.projections import Projection, find_projections
 
@@ -70,8 +71,8 @@ def _sparse_matmul_nbits(graph: ir.Graph, projection: Projection, weight: Quanti
     name = f"{projection.name}/SparseMatMulNBits"
     values, indices, _, *bias = projection.node.inputs
     product = projection.node.outputs[0]
-    integers = _initializer(graph, f"{name}/Wq", weight.integers)
-    scales = _initializer(graph, f"{name}/scales", weight.scales)
+    integers = register(graph, f"{name}/Wq", weight.integers)
+    scales = register(graph, f"{name}/scales", weight.scales)
     return ir.node(
         "SparseMatMulNBits",
         [values, indices, integers, scales, *(bias or [None])],
@@ -81,11 +82,3 @@ def _sparse_matmul_nbits(graph: ir.Graph, projection: Projection, weight: Quanti
         outputs=[ir.Value(name=product.name, shape=product.shape, type=product.type)],
         metadata_props=dict(projection.node.metadata_props),
     )
-
-
-def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(value)
-    return value

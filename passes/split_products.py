@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.initializers import register
 from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
-from sparsecc.passes.merge_products import MERGED, constant_labels, free_name
+from sparsecc.passes.merge_products import MERGED, constant_labels
 
 
 class SplitProductsPass(ir.passes.InPlacePass):
@@ -108,8 +109,5 @@ def _columns(graph: ir.Graph, value: ir.Value | None, columns: slice, block: int
         lambda: ir.tensor(tensor.numpy()[..., part]),
         dtype=tensor.dtype,
         shape=ir.Shape([*tensor.shape.numpy()[:-1], part.stop - part.start]),
-        name=free_name(graph, name),
     )
-    part_value = ir.Value(name=cut.name, const_value=cut, shape=cut.shape, type=ir.TensorType(cut.dtype))
-    graph.register_initializer(part_value)
-    return part_value
+    return register(graph, name, cut)

@@ -136,14 +136,3 @@ def shape_of(node: ir.Node, tensor: ir.TensorProtocol, name: str) -> tuple[int, 
     sizes = tuple(size if isinstance(size, int) else 0 for size in tensor.shape)
     require(min(sizes, default=1) > 0, node, f"has {name} of shape {list(sizes)}")
     return sizes
-
-
-def register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Add an initializer, under another name where the name is taken."""
-    while name in graph.initializers:
-        name += "_"
-    value = ir.Value(
-        name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(value)
-    return value
