@@ -30,7 +30,7 @@ from sparsecc.dense_export import build_dense
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation, evaluate
 from sparsecc.fusion import fuse, unfuse
-from sparsecc.methods import METHODS
+from sparsecc.methods import METHODS, CalibratedModel
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
 from sparsecc.quantized_decoder import dequantized
@@ -125,8 +125,9 @@ def compile_model(
         dense = open_dense(model, Path(scratch))
         windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
         statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
-        recipe = dataclasses.replace(make_recipe(dense, statistics, method, sparsity), weights=weights)
         text = None if calibration_source.suffix in _STATISTICS_SUFFIXES else calibration_source
+        recipe = make_recipe(dense, statistics, method, sparsity, text, threads=threads)
+        recipe = dataclasses.replace(recipe, weights=weights)
         sparse = write_sparse_artifact(dense, recipe, staging, text, threads=threads)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
         if measurements:
@@ -192,10 +193,16 @@ def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int)
     return calibrate_once(dense, windows, threads=threads)
 
 
-def make_recipe(dense: Artifact, statistics: Statistics, method: str, sparsity: float) -> Recipe:
-    """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model."""
+def make_recipe(
+    dense: Artifact, statistics: Statistics, method: str, sparsity: float, text: Path | None = None, *, threads: int = 0
+) -> Recipe:
+    """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model.
+
+    ``text`` is what a method runs the model on; sparsecc's own calibration text by default.
+    """
     projections = require_projections(load_model(dense.model_path), dense.model_path)
-    recipe = METHODS[method](projections, statistics, sparsity)
+    model = CalibratedModel(dense, projections, statistics, text or shipped_text("calibration"), threads)
+    recipe = METHODS[method](model, sparsity)
     return dataclasses.replace(recipe, versions=library_versions())
 
 

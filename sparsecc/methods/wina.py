@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecc.calibration_statistics import Statistics
+from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
-from sparsecc.projections import Projection
 from sparsecc.recipe import Recipe
 
 
-def wina(projections: Sequence[Projection], statistics: Statistics, sparsity: float) -> Recipe:
+def wina(model: CalibratedModel, sparsity: float) -> Recipe:
     """Keep channel k where abs(x_k) * norm2(w_k) >= t, with t the ``sparsity`` quantile of that score.
 
     The paper keeps the top scores of each token; a calibrated t keeps the same share on average and needs no sorting.
     The norm is folded into a threshold per channel, T_k = t / norm2(w_k).
     """
     entries = []
-    for projection in projections:
-        seen = statistics.projections[projection.name]
+    for projection in model.projections:
+        seen = model.statistics.projections[projection.name]
         entry = calibrated_threshold(projection, "wina", sparsity, seen.weighted_magnitudes)
         entries.append(dataclasses.replace(entry, threshold=_per_channel(entry.threshold, seen.row_norms)))
-    return Recipe("wina", sparsity, tuple(entries), statistics.calibration)
+    return Recipe("wina", sparsity, tuple(entries), model.statistics.calibration)
 
 
 def _per_channel(threshold: NDArray[np.float32], row_norms: NDArray[np.float32]) -> NDArray[np.float32]:
