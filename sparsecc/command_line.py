@@ -276,6 +276,29 @@ def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
     _print({"projections": [dataclasses.asdict(entry) for entry in projections]}, as_json, table)
 
 
+@app.command(epilog="Example: `sparsecc view books-16m-sparse`")
+def view(
+    artifact: ArtifactArgument,
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.", min=0, max=65535)] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page, or only print its address.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model's graph in Netron, with what was done to each projection in the nodes' metadata, until Ctrl+C.
+
+    Needs the extra `sparsecc[view]`. Netron's page reports its use to its author where it reaches the internet.
+    """
+    from sparsecc.artifact import open_artifact
+    from sparsecc.graph_view import serve_graph, wait
+
+    with _one_line_errors():
+        address = serve_graph(open_artifact(artifact), port=port, open_browser=browser)
+    _print({"artifact": str(artifact), "address": address}, as_json, f"{address} shows {artifact}; Ctrl+C ends it")
+    sys.stdout.flush()
+    wait()
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Turn a user's mistake into one line on standard error and exit code 2."""
