@@ -1,8 +1,324 @@
-"""Collect a model's activations on a text into HDF5, piece by piece."""
+"""Collect a model's activations on a text into HDF5, window by window, and read them back.
+
+Each window of the text becomes a file of its own, made in memory, written beside its place and renamed, so that neither
+an interruption nor a full disk leaves a damaged one: the same collection started again goes on behind the last window.
+``activations.h5`` shows all of them as one (HDF5 virtual datasets). The model is run in pieces of a few hundred tokens,
+and no more than the sampled tokens of one window are held in memory.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from sparsecc.analysis.components import COMPONENTS, Component, find_components
+from sparsecc.artifact import Artifact
+from sparsecc.calibration import require_projections
+from sparsecc.errors import SparseccError
+from sparsecc.model_file import load_model, model_sha256
+from sparsecc.passes import TapValuesPass
+from sparsecc.progress import track
+from sparsecc.session import open_session, run_prompt
+from sparsecc.text import TokenWindows
+from sparsecc.versions import library_versions
 
 FILE = "activations.h5"
 PARTS = "activations"
 FORMAT = "sparsecc-activations"
 VERSION = 1
+_CHUNK_ROWS = 64
+_UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+"""What h5py raises on such a file as :func:`_damage` is about."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where activations came from: attributes of ``activations.h5`` and of each of its parts.
+
+    Attributes:
+        model_sha256, text_sha256: of the dense ONNX model's files and of the text.
+        tokens, window: how much of the text was run, in tokens, and in windows of how many.
+        sampled_tokens: of how many of them the activations were kept.
+        seed: of the sample.
+        versions: of the libraries, as JSON.
+    """
+
+    model_sha256: str
+    text_sha256: str
+    tokens: int
+    window: int
+    sampled_tokens: int
+    seed: int
+    versions: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """An open ``activations.h5``.
+
+    Attributes:
+        provenance: where they came from.
+        components: the layer and name of each component that was collected, in the order of the data.
+    """
+
+    provenance: Provenance
+    components: Sequence[tuple[int, str]]
+    _file: h5py.File
+
+    def of(self, layer: int, component: str) -> NDArray[np.float32]:
+        """The activations of a component, float32 [rows, neurons].
+
+        Raises:
+            SparseccError: the file is damaged.
+        """
+        with _damage(Path(self._file.filename)):
+            return np.asarray(self._file[_place(layer, component)][...], np.float32)
+
+
+def collect(
+    dense: Artifact, windows: TokenWindows, folder: Path, *, sampled_tokens: int, seed: int = 0, threads: int = 0
+) -> Path:
+    """Write ``activations.h5`` and its parts into a folder, and return its path.
+
+    Parts that an interrupted collection of the same model, text, sample and versions left there are kept.
+
+    Args:
+        sampled_tokens: how many tokens of the text to keep, drawn evenly with ``seed``; all if it has no more.
+
+    Raises:
+        SparseccError: the model has no projections, or the disk is too small.
+    """
+    model = load_model(dense.model_path)
+    components = find_components(require_projections(model, dense.model_path))
+    positions = sample_positions(windows.tokens, sampled_tokens, seed)
+    provenance = Provenance(
+        model_sha256=model_sha256(dense.model_path),
+        text_sha256=windows.text_sha256,
+        tokens=windows.tokens,
+        window=windows.window,
+        sampled_tokens=len(positions),
+        seed=seed,
+        versions=json.dumps(library_versions(), sort_keys=True),
+    )
+    sampled = {index: rows for index, rows in enumerate(_by_window(positions, windows)) if len(rows)}
+    parts = folder / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    pending = {
+        index: rows
+        for index, rows in sampled.items()
+        if not _is_whole(_part(parts, index), provenance, rows, components)
+    }
+    if pending:
+        _require_room(parts, sum(map(len, pending.values())), components)
+        session = _tapped_session(dense, model, components, threads)
+        for index, rows in track(pending.items(), "collecting", len(pending)):
+            ids, places = windows.ids[index], rows - index * windows.window
+            kept = _run_window(session, ids[: places[-1] + 1], places, components, dense.cache_shape)
+            _write_part(_part(parts, index), provenance, components, kept, positions=rows, ids=ids[places])
+    return _write_index(folder, provenance, {index: len(rows) for index, rows in sampled.items()}, components)
+
+
+def sample_positions(tokens: int, sampled_tokens: int, seed: int) -> NDArray[np.int64]:
+    """The positions of a text that are sampled, ascending; any token is as likely to be among them as any other."""
+    if sampled_tokens >= tokens:
+        return np.arange(tokens)
+    return np.sort(np.random.default_rng(seed).choice(tokens, sampled_tokens, replace=False))
+
+
+@contextlib.contextmanager
+def open_activations(path: Path) -> Iterator[Activations]:
+    """Open what :func:`collect` wrote, seen to have the types and shapes that it should.
+
+    Raises:
+        SparseccError: the file or a part of it is missing, damaged, or something else.
+    """
+    with contextlib.ExitStack() as stack:
+        with _damage(path):
+            file = stack.enter_context(h5py.File(path, "r"))
+            if (file.attrs.get("format"), file.attrs.get("version")) != (FORMAT, VERSION):
+                raise ValueError("it is of another format or version")
+            provenance = _read_provenance(file)
+            layers = sorted(file["layers"], key=int)
+            components = [(int(layer), name) for layer in layers for name in _names(file, layer)]
+            for layer, name in components:
+                _check_dataset(file[_place(layer, name)], provenance.sampled_tokens)
+        yield Activations(provenance, components, file)
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on a file that is damaged, or holds something else, into one line."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise SparseccError(f"{path} holds no readable activations ({reason}); run `sparsecc analyze` again") from error
+
+
+def _by_window(positions: NDArray[np.int64], windows: TokenWindows) -> list[NDArray[np.int64]]:
+    starts = range(windows.window, windows.tokens, windows.window)
+    return np.split(positions, np.searchsorted(positions, starts))
+
+
+def _tapped_session(
+    dense: Artifact, model: ir.Model, components: Sequence[Component], threads: int
+) -> onnxruntime.InferenceSession:
+    TapValuesPass([str(component.value.name) for component in components])(model)
+    return open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
+
+
+def _run_window(
+    session: onnxruntime.InferenceSession,
+    ids: NDArray[np.int64],
+    places: NDArray[np.int64],
+    components: Sequence[Component],
+    cache_shape: Mapping[str, int],
+) -> list[NDArray[np.float32]]:
+    """For each component its rows [places, neurons] at the given places of a window."""
+    kept: list[list[NDArray[np.float32]]] = [[] for _ in components]
+    start = 0
+    for piece in run_prompt(session, ids, [str(component.value.name) for component in components], **cache_shape):
+        end = start + piece[0].size // components[0].neurons
+        inside = places[(places >= start) & (places < end)] - start
+        for rows, component, values in zip(kept, components, piece, strict=True):
+            rows.append(values.reshape(-1, component.neurons)[inside])
+        start = end
+    return [np.concatenate(rows) for rows in kept]
+
+
+def _write_part(
+    path: Path,
+    provenance: Provenance,
+    components: Sequence[Component],
+    rows: Sequence[NDArray[np.float32]],
+    *,
+    positions: NDArray[np.int64],
+    ids: NDArray[np.int64],
+) -> None:
+    """The file is made in memory first: the HDF5 library crashes when the disk is full."""
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="latest") as file:
+        _write_provenance(file, provenance)
+        file["tokens/position"] = positions
+        file["tokens/id"] = ids
+        for component, values in zip(components, rows, strict=True):
+            file.create_dataset(
+                _place(component.layer, component.name),
+                data=values,
+                chunks=(min(_CHUNK_ROWS, len(values)), component.neurons),
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+            )
+    _write_whole(path, content)
+
+
+def _write_index(
+    folder: Path, provenance: Provenance, rows: Mapping[int, int], components: Sequence[Component]
+) -> Path:
+    """The file that shows all parts as one, each with as many rows as ``rows`` says of its window.
+
+    Where a part is missing later, its activations read as NaN, which no analysis takes for a number.
+    """
+    content = io.BytesIO()
+    places: dict[str, tuple[tuple[int, ...], type, object]] = {
+        "tokens/position": ((), np.int64, -1),
+        "tokens/id": ((), np.int64, -1),
+    }
+    for component in components:
+        places[_place(component.layer, component.name)] = ((component.neurons,), np.float32, np.nan)
+    with h5py.File(content, "w", libver="latest") as file:
+        _write_provenance(file, provenance)
+        for place, (shape, dtype, missing) in places.items():
+            layout = h5py.VirtualLayout((provenance.sampled_tokens, *shape), dtype)
+            start = 0
+            for index, count in rows.items():
+                source = h5py.VirtualSource(f"{PARTS}/{_part(folder, index).name}", place, (count, *shape), dtype)
+                layout[start : start + count] = source
+                start += count
+            file.create_virtual_dataset(place, layout, fillvalue=missing)
+    path = folder / FILE
+    _write_whole(path, content)
+    return path
+
+
+def _write_whole(path: Path, content: io.BytesIO) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_provenance(file: h5py.File, provenance: Provenance) -> None:
+    file.attrs.update({"format": FORMAT, "version": VERSION, **dataclasses.asdict(provenance)})
+
+
+def _read_provenance(file: h5py.File) -> Provenance:
+    values = {}
+    for field in dataclasses.fields(Provenance):
+        value = file.attrs[field.name]
+        values[field.name] = value if isinstance(value, str) else int(value)
+    return Provenance(**values)  # type: ignore[arg-type]  # compared as a whole
+
+
+def _is_whole(
+    path: Path, provenance: Provenance, positions: NDArray[np.int64], components: Sequence[Component]
+) -> bool:
+    """Whether a part is there already, of the same provenance and with every component."""
+    if not path.is_file():
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT or _read_provenance(file) != provenance:
+                return False
+            for component in components:
+                dataset = file[_place(component.layer, component.name)]
+                if dataset.dtype != np.float32 or dataset.shape != (len(positions), component.neurons):
+                    return False
+            return bool(np.array_equal(file["tokens/position"][...], positions))
+    except _UNREADABLE:
+        return False
+
+
+def _require_room(parts: Path, rows: int, components: Sequence[Component]) -> None:
+    needed = rows * sum(component.neurons for component in components) * 4
+    if shutil.disk_usage(parts).free < needed:
+        raise SparseccError(
+            f"the disk is full: {rows:,} tokens' activations need {needed / 1e9:.1f} GB in {parts.parent.parent}; "
+            "sample fewer tokens"
+        )
+
+
+def _check_dataset(dataset: object, rows: int) -> None:
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.float32 or dataset.ndim != 2:
+        raise TypeError(f"{getattr(dataset, 'name', dataset)} is no matrix of float32")
+    if dataset.shape[0] != rows or dataset.shape[1] == 0:
+        raise ValueError(f"{dataset.name} has shape {dataset.shape}")
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if not (Path(dataset.file.filename).parent / source.file_name).is_file():
+            raise ValueError(f"its part {source.file_name} is missing")
+
+
+def _names(file: h5py.File, layer: str) -> list[str]:
+    return sorted(file["layers"][layer], key=COMPONENTS.index)
+
+
+def _part(parts: Path, index: int) -> Path:
+    return parts / f"{index:05d}.h5"
+
+
+def _place(layer: int, component: str) -> str:
+    return f"layers/{layer}/{component}"

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.analysis.collection import Activations
+from sparsecc.analysis.magnitude_distribution import magnitude_quantiles
 
 FILE = "important_neurons.csv"
 FREQUENCY_FILE = "neuron_frequency.h5"
@@ -36,3 +46,55 @@ class ImportantNeurons:
     neurons: int
     hot_neurons: int
     never_important: int
+
+
+Frequencies = Mapping[tuple[int, str], NDArray[np.float32]]
+"""By layer and component, float32 [neurons]."""
+
+
+def important_neurons(activations: Activations, sparsity: float) -> tuple[list[ImportantNeurons], Frequencies]:
+    """Which activations lie above the ``sparsity`` quantile, and how often each neuron's does."""
+    found, frequencies = [], {}
+    for layer, component in activations.components:
+        values = activations.of(layer, component)
+        (threshold,) = magnitude_quantiles(values, [sparsity])
+        counts = np.count_nonzero(is_important(values, threshold), axis=0)
+        frequencies[layer, component] = (counts / len(values)).astype(np.float32)
+        found.append(
+            ImportantNeurons(
+                layer=layer,
+                component=component,
+                sparsity=sparsity,
+                threshold=threshold,
+                important_share=int(counts.sum()) / values.size,
+                neurons=counts.size,
+                hot_neurons=_hot_neurons(counts),
+                never_important=int(np.count_nonzero(counts == 0)),
+            )
+        )
+    return found, frequencies
+
+
+def is_important(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Equation 6 of the paper: where a magnitude exceeds the threshold. NaN does not, and nothing exceeds NaN.
+
+    Where the threshold is 0, as it is behind a ReLU that zeroes more than the percentile, every activation that is not
+    zero is important.
+    """
+    important: NDArray[np.bool_] = np.abs(values) > threshold
+    return important
+
+
+def write_frequencies(path: Path, frequencies: Frequencies) -> None:
+    """Write ``neuron_frequency.h5``, made in memory first: the HDF5 library crashes when the disk is full."""
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="latest") as file:
+        for (layer, component), frequency in frequencies.items():
+            file[f"layers/{layer}/{component}"] = frequency
+    path.write_bytes(content.getbuffer())
+
+
+def _hot_neurons(counts: NDArray[np.int64]) -> int:
+    cumulative = np.cumsum(np.sort(counts)[::-1])
+    total = int(cumulative[-1])
+    return int(np.searchsorted(cumulative, HOT_SHARE * total)) + 1 if total else 0

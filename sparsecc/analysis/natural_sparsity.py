@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from sparsecc.analysis.collection import Activations
+from sparsecc.analysis.magnitude_distribution import finite_magnitudes
 
 FILE = "natural_sparsity.csv"
 BOUNDS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -24,3 +30,13 @@ class NaturalSparsity:
     bound: float
     share: float
     not_finite: int
+
+
+def natural_sparsity(activations: Activations) -> Iterator[NaturalSparsity]:
+    """A row for each component and bound."""
+    for layer, component in activations.components:
+        values = activations.of(layer, component)
+        magnitudes = finite_magnitudes(values)
+        for bound in BOUNDS:
+            share = int(np.count_nonzero(magnitudes <= bound)) / magnitudes.size if magnitudes.size else np.nan
+            yield NaturalSparsity(layer, component, bound, share, values.size - magnitudes.size)

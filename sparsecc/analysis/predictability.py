@@ -42,7 +42,7 @@ class PatternMatch:
         layer, component: see :mod:`sparsecc.analysis.components`.
         positions: the tokens that are compared: ``all``, those that the variant has ``kept``, or those ``replaced``.
         match_rate: the share of (token, neuron) pairs that are active in both or inactive in both.
-        intersection_over_union: of the two sets of active neurons of a token, the mean over tokens; 1 if both are empty.
+        intersection_over_union: of a token's two sets of active neurons, the mean over tokens; 1 if both are empty.
         chance_match_rate, chance_intersection_over_union: what two unrelated patterns with as many active neurons
             would score.
     """
