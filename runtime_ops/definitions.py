@@ -36,6 +36,34 @@ def Threshold(X: FLOAT[...], T: FLOAT[...], max_sparse_rows: int = 0) -> FLOAT[.
 
 
 @script(OPSET, default_opset=op)
+def KeepLargest(X: FLOAT[...], k: int, max_sparse_rows: int = 0) -> FLOAT[...]:
+    """Zero all but the k largest entries of every row of a hidden state (LaRoSA, arXiv 2507.01299).
+
+    Y = X where abs(X) is among the k largest of its row, else 0; all of a row that has no more than k. X is [..., K].
+    Of equal magnitudes those of the first channels are kept. NaN counts as 0 and becomes 0. When X has more rows than
+    ``max_sparse_rows`` (and that is not 0), X passes through untouched.
+
+    A negative k is undefined: this body takes it for 0, the kernels refuse it.
+    """
+    limit = op.Constant(value_int=max_sparse_rows)
+    rows = op.ReduceProd(op.Shape(X, start=0, end=-1), keepdims=0)
+    is_dense = op.And(op.Greater(limit, op.Constant(value_int=0)), op.Greater(rows, limit))
+    zero = op.CastLike(op.Constant(value_float=0.0), X)
+    magnitudes = op.Where(op.IsNaN(X), zero, op.Abs(X))
+    kept = op.Constant(value_int=k)
+    searched = op.Min(op.Max(kept, op.Constant(value_int=1)), op.Shape(X, start=-1))
+    largest, _ = op.TopK(magnitudes, searched, axis=-1)
+    smallest_kept = op.ReduceMin(largest, op.Constant(value_ints=[-1]))
+    is_larger = op.Greater(magnitudes, smallest_kept)
+    is_tie = op.Cast(op.Equal(magnitudes, smallest_kept), to=onnx.TensorProto.INT64)
+    larger = op.ReduceSum(op.Cast(is_larger, to=onnx.TensorProto.INT64), op.Constant(value_ints=[-1]))
+    ties_so_far = op.CumSum(is_tie, op.Constant(value_int=-1))
+    is_kept_tie = op.And(op.Cast(is_tie, to=onnx.TensorProto.BOOL), op.LessOrEqual(ties_so_far, op.Sub(kept, larger)))
+    is_kept = op.And(op.Or(is_larger, is_kept_tie), op.Greater(magnitudes, zero))
+    return op.Where(op.Or(is_kept, is_dense), X, zero)
+
+
+@script(OPSET, default_opset=op)
 def GatherActive(Y: FLOAT[...]) -> tuple[FLOAT[...], INT64[...]]:
     """Select the input channels that are non-zero in any row.
 
@@ -121,5 +149,5 @@ def SparseLinearNBits(
 
 def model_local_functions() -> list[ir.Function]:
     """The operators as functions that can be added to a model."""
-    functions = (Threshold, GatherActive, SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits)
+    functions = (Threshold, KeepLargest, GatherActive, SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits)
     return [ir.from_proto(function.to_function_proto()) for function in functions]

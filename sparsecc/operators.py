@@ -15,6 +15,15 @@ def is_threshold(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (DOMAIN, "Threshold")
 
 
+def is_keep_largest(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "KeepLargest")
+
+
+def is_selection(node: ir.Node) -> bool:
+    """Whether a node zeroes the entries of a hidden state that are to be skipped."""
+    return is_threshold(node) or is_keep_largest(node)
+
+
 def is_gather_active(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (DOMAIN, "GatherActive")
 

@@ -3,6 +3,7 @@
 
 #include "custom_op.h"
 #include "gather_active.h"
+#include "keep_largest.h"
 #include "ort_abi.h"
 #include "sparse_linear.h"
 #include "sparse_matmul.h"
@@ -20,6 +21,7 @@ namespace {
 
 OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   static const CustomOp<Threshold> threshold;
+  static const CustomOp<KeepLargest> keep_largest;
   static const CustomOp<GatherActive> gather_active;
   static const CustomOp<SparseMatMul<kFloat32>> sparse_matmul_float32;
   static const CustomOp<SparseMatMul<kFloat16>> sparse_matmul_float16;
@@ -34,8 +36,9 @@ OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   static const CustomOp<SparseLinear<kInt8>> sparse_linear_int8;
   static const CustomOp<SparseLinear<kInt4>> sparse_linear_int4;
   const OrtCustomOp* const ops[] = {
-      &threshold,          &gather_active,         &sparse_matmul_float32, &sparse_matmul_float16, &sparse_matmul_int8,
-      &sparse_matmul_int4, &sparse_linear_float32, &sparse_linear_float16, &sparse_linear_int8,    &sparse_linear_int4};
+      &threshold,          &keep_largest,       &gather_active,         &sparse_matmul_float32, &sparse_matmul_float16,
+      &sparse_matmul_int8, &sparse_matmul_int4, &sparse_linear_float32, &sparse_linear_float16, &sparse_linear_int8,
+      &sparse_linear_int4};
   for (const OrtCustomOp* op : ops) Check(api, ort::AddCustomOp(api, domain.get(), op));
   return domain.release();
 }

@@ -41,6 +41,7 @@ import sparsecc
 DOMAIN = "ai.sparsecc"
 INPUTS = {
     "Threshold": ["X", "T"],
+    "KeepLargest": ["X"],
     "GatherActive": ["Y"],
     "SparseMatMul": ["values", "indices", "W", "bias"],
     "SparseMatMulNBits": ["values", "indices", "Wq", "scales", "bias"],
@@ -50,6 +51,7 @@ INPUTS = {
 OPTIONAL = {"bias"}
 ATTRIBUTES = {
     "Threshold": {"max_sparse_rows"},
+    "KeepLargest": {"k", "max_sparse_rows"},
     "SparseMatMulNBits": {"block_size"},
     "SparseLinear": {"max_sparse_rows"},
     "SparseLinearNBits": {"block_size", "max_sparse_rows"},
@@ -102,6 +104,7 @@ def random_case(rng: np.random.Generator, ops: list[str]) -> Case:
     arrays["scales"] = rng.standard_normal((channels, -(-columns // block_size))).astype(np.float16)
     arrays["bias"] = rng.standard_normal(columns).astype(np.float32)
     attributes = {"block_size": block_size, "max_sparse_rows": int(rng.choice([0, 1, 4, 100]))}
+    attributes["k"] = int(rng.integers(0, channels + 2))
     names = [name for name in INPUTS[op] if name not in OPTIONAL or rng.random() < 0.5]
     return Case(
         op,
@@ -147,7 +150,7 @@ def damage(case: Case, rng: np.random.Generator) -> None:
         del case.arrays[name]
         case.constants.discard(name)
     elif kind == "attribute":
-        attribute = str(rng.choice(["block_size", "max_sparse_rows"]))
+        attribute = str(rng.choice(["block_size", "k", "max_sparse_rows"]))
         values = [*INTEGERS, 1.5, "32", [32], None]
         case.attributes[attribute] = values[rng.integers(len(values))]
     for constant in list(case.arrays):
@@ -170,6 +173,9 @@ def is_right(case: Case) -> bool:
     fits = hidden.ndim > 0
     if fits and "T" in arrays:
         fits = arrays["T"].shape in ((1,), hidden.shape[-1:])
+    if case.op == "KeepLargest":
+        k = case.attributes.get("k")
+        return fits and isinstance(k, int) and k >= 0
     return fits and (case.op in ("Threshold", "GatherActive") or has_right_weight(case, hidden.shape[-1]))
 
 
@@ -198,6 +204,8 @@ def expected(case: Case) -> list[tuple[NDArray[Any], NDArray[Any] | float]]:
     arrays = case.arrays
     if case.op == "Threshold":
         return [(thresholded(case), 0.0)]
+    if case.op == "KeepLargest":
+        return [(largest_kept(case), 0.0)]
     if case.op == "GatherActive":
         active = active_channels(arrays["Y"])
         return [(arrays["Y"][..., active], 0.0), (active, 0.0)]
@@ -230,10 +238,24 @@ def active_channels(hidden: NDArray[Any]) -> NDArray[np.int64]:
     return np.flatnonzero((hidden != 0).any(axis=tuple(range(hidden.ndim - 1))))
 
 
-def thresholded(case: Case) -> NDArray[np.float32]:
-    x, limit = case.arrays["X"], case.attributes.get("max_sparse_rows")
+def runs_dense(case: Case) -> bool:
+    limit = case.attributes.get("max_sparse_rows")
     limit = limit if isinstance(limit, int) else 0  # of another type it counts as absent
-    if 0 < limit < prod(x.shape[:-1]):
+    return 0 < limit < prod(case.arrays["X"].shape[:-1])
+
+
+def largest_kept(case: Case) -> NDArray[np.float32]:
+    x = case.arrays["X"]
+    if runs_dense(case):
+        return x
+    rows = np.where(np.isnan(x), np.float32(0), x)
+    ranks = np.argsort(np.argsort(-np.abs(rows), axis=-1, kind="stable"), axis=-1)
+    return np.where(ranks < case.attributes["k"], rows, np.float32(0))
+
+
+def thresholded(case: Case) -> NDArray[np.float32]:
+    x = case.arrays["X"]
+    if runs_dense(case):
         return x
     return np.where(np.abs(x) >= case.arrays["T"], x, np.float32(0))
 

@@ -18,12 +18,14 @@ from sparsecc.runtime_ops import definitions
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 INPUTS = {
     "Threshold": ("X", "T"),
+    "KeepLargest": ("X",),
     "GatherActive": ("Y",),
     "SparseMatMul": ("values", "indices", "W", "bias"),
     "SparseMatMulNBits": ("values", "indices", "Wq", "scales", "bias"),
 }
 OUTPUTS = {
     "Threshold": {"Y": FLOAT},
+    "KeepLargest": {"Y": FLOAT},
     "GatherActive": {"values": FLOAT, "indices": INT64},
     "SparseMatMul": {"product": FLOAT},
     "SparseMatMulNBits": {"product": FLOAT},
@@ -90,7 +92,7 @@ def ort_value(array: np.ndarray) -> ort.OrtValue:
 
 def run(op: str, feeds: Arrays, how: str = LIBRARY, threads: int = 2, **attributes: int) -> list[np.ndarray]:
     """Run the operator on these inputs, one of the three ways."""
-    if op == "Threshold":
+    if op in ("Threshold", "KeepLargest"):
         attributes = {"max_sparse_rows": 0} | attributes  # the reference evaluator knows no defaults
     one_node = model(op, feeds, **attributes)
     if how == REFERENCE:

@@ -67,6 +67,23 @@ def test_threshold_rejects(x: np.ndarray, t: np.ndarray, message: str) -> None:
         run("Threshold", {"X": x, "T": t})
 
 
+@pytest.mark.parametrize("attributes", [{}, {"k": -1}, {"k": -(2**63)}])
+def test_keep_largest_rejects_a_count_that_is_none(attributes: dict[str, int]) -> None:
+    with pytest.raises(Exception, match=r"KeepLargest: the attribute k must say|Required attribute 'k' is missing"):
+        run("KeepLargest", {"X": zeros(2, 4)}, **attributes)
+
+
+def test_keep_largest_rejects_a_scalar() -> None:
+    with pytest.raises(InvalidArgument, match="KeepLargest: X must have rank 1 or more"):
+        run("KeepLargest", {"X": zeros()}, k=1)
+
+
+@pytest.mark.parametrize("k", [4, 5, 2**63 - 1])
+def test_keep_largest_keeps_all_of_a_row_that_has_no_more(k: int) -> None:
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(run("KeepLargest", {"X": x}, k=k)[0], x)
+
+
 def test_gather_active_rejects_a_scalar() -> None:
     with pytest.raises(InvalidArgument, match="GatherActive: Y must have rank 1 or more"):
         run("GatherActive", {"Y": zeros()})
@@ -74,6 +91,7 @@ def test_gather_active_rejects_a_scalar() -> None:
 
 def test_sizes_of_zero_give_empty_tensors() -> None:
     assert run("Threshold", {"X": zeros(2, 0), "T": zeros(1)})[0].shape == (2, 0)
+    assert run("KeepLargest", {"X": zeros(2, 0)}, k=3)[0].shape == (2, 0)
     values, indices = run("GatherActive", {"Y": zeros(2, 0)})
     assert (values.shape, indices.shape) == ((2, 0), (0,))
     no_indices = np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Threshold and GatherActive against NumPy, stock onnxruntime and the reference evaluator running its function body."""
+"""What selects channels against NumPy, stock onnxruntime and the reference evaluator running its function body."""
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +40,33 @@ def test_threshold(x: np.ndarray, threshold: float, by_channel: bool, max_sparse
     for how in ALL_WAYS:
         (y,) = run("Threshold", {"X": x, "T": t}, how, max_sparse_rows=max_sparse_rows)
         np.testing.assert_array_equal(y, expected, how)
+
+
+def largest_of_each_row(x: np.ndarray, k: int) -> np.ndarray:
+    """By sorting: the largest magnitudes first, of equal ones the first channels; NaN is 0."""
+    rows = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf).reshape(-1, x.shape[-1])
+    kept = np.argsort(-np.abs(rows), axis=1, kind="stable")[:, :k]
+    expected = np.zeros_like(rows)
+    np.put_along_axis(expected, kept, np.take_along_axis(rows, kept, axis=1), axis=1)
+    return expected.reshape(x.shape)
+
+
+@PROPERTY
+@given(hidden_states(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 2.0]), st.booleans(), st.integers(-1, 9))
+def test_keep_largest(x: np.ndarray, share: float, has_ties: bool, max_sparse_rows: int) -> None:
+    x = np.round(x) if has_ties else x
+    k = int(share * x.shape[-1])
+    is_dense = 0 < max_sparse_rows < x.size // x.shape[-1]
+    expected = x if is_dense else largest_of_each_row(x, k)
+    for how in ALL_WAYS:
+        (y,) = run("KeepLargest", {"X": x}, how, k=k, max_sparse_rows=max_sparse_rows)
+        np.testing.assert_array_equal(y, expected, how)
+
+
+def test_keep_largest_on_several_threads() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 4096)).astype(np.float32)
+    (y,) = run("KeepLargest", {"X": x}, k=1000)
+    np.testing.assert_array_equal(y, largest_of_each_row(x, 1000))
 
 
 @PROPERTY
