@@ -138,14 +138,34 @@ def synthesize(
     vocabulary: Annotated[
         int | None, typer.Option(help="How many tokens, if not as many as the model has; fewer save memory.")
     ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="How many of the layers, if not all; `sparsecc stack` repeats the last.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a checkpoint of a real model's shape with random weights, to measure speed on."""
     from sparsecc.synthetic import synthesize as write_checkpoint
 
     with _one_line_errors():
-        checkpoint = write_checkpoint(shape, output_directory, vocabulary=vocabulary)
+        checkpoint = write_checkpoint(shape, output_directory, vocabulary=vocabulary, layers=layers)
     _print({"checkpoint": str(checkpoint)}, as_json, f"checkpoint in {checkpoint}")
+
+
+@app.command(epilog="Example: `sparsecc stack llama-8b-4-layers --layers 32 -o llama-8b`")
+def stack(
+    artifact: ArtifactArgument,
+    output_directory: OutputOption,
+    layers: Annotated[int, typer.Option(help="How many layers the model is to have.", min=3)],
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat the last layer of a synthetic model, compiled or not, to measure the speed of one too large to compile."""
+    from sparsecc.artifact import open_artifact
+    from sparsecc.synthetic import stack_layers
+
+    with _one_line_errors():
+        stacked = stack_layers(open_artifact(artifact), output_directory, layers, overwrite=overwrite)
+    _print({"artifact": str(stacked.directory)}, as_json, f"model of {layers} layers in {stacked.directory}")
 
 
 @app.command(epilog='Example: `sparsecc generate books-16m-sparse --prompt "It was a dark night"`')

@@ -2,5 +2,6 @@
 
 from sparsecc.synthetic.checkpoint import synthesize
 from sparsecc.synthetic.shapes import SHAPES, Shape
+from sparsecc.synthetic.stack import stack_layers
 
-__all__ = ["SHAPES", "Shape", "synthesize"]
+__all__ = ["SHAPES", "Shape", "stack_layers", "synthesize"]

@@ -38,7 +38,12 @@ _DRAWN_AT_ONCE = 1 << 24
 
 
 def synthesize(
-    shape: str | Shape, output: str | os.PathLike[str], *, vocabulary: int | None = None, seed: int = 0
+    shape: str | Shape,
+    output: str | os.PathLike[str],
+    *,
+    vocabulary: int | None = None,
+    layers: int | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write a checkpoint in bfloat16 that ``export`` and ``compile`` take.
 
@@ -46,25 +51,32 @@ def synthesize(
         shape: a name of :data:`SHAPES`, or a shape.
         output: the directory to make.
         vocabulary: how many tokens, if not as many as the shape has; a smaller embedding saves memory.
+        layers: how many of the shape's layers to write, if not all; ``stack_layers`` repeats the last.
         seed: of the weights.
 
     Returns:
         The directory.
 
     Raises:
-        SparseccError: there is no such shape, the vocabulary is too small, or the directory cannot be made.
+        SparseccError: there is no such shape, it has fewer layers, the vocabulary is too small, or the directory
+            cannot be made.
     """
-    shape = _find_shape(shape) if isinstance(shape, str) else shape
-    if vocabulary is not None:
-        shape = dataclasses.replace(shape, vocabulary=vocabulary)
+    whole = _find_shape(shape) if isinstance(shape, str) else shape
+    shape = dataclasses.replace(
+        whole,
+        vocabulary=whole.vocabulary if vocabulary is None else vocabulary,
+        layers=whole.layers if layers is None else layers,
+    )
     if shape.vocabulary < _SMALLEST_VOCABULARY:
         raise SparseccError(f"a vocabulary needs {_SMALLEST_VOCABULARY} tokens for every byte and the end of a text")
+    if not 1 <= shape.layers <= whole.layers:
+        raise SparseccError(f"the shape has {whole.layers} layers; {shape.layers} of them cannot be written")
     config = AutoConfig.for_model(
         shape.model_type, **shape.configuration(), bos_token_id=0, eos_token_id=0, dtype="bfloat16"
     )
     config.architectures = [type(_unallocated_model(config)).__name__]
     with staged_directory(Path(output), overwrite=False) as staging:
-        _write_weights(config, staging, torch.Generator().manual_seed(seed))
+        _write_weights(config, whole.layers, staging, torch.Generator().manual_seed(seed))
         _write_tokenizer(shape.vocabulary, staging)
         GenerationConfig.from_model_config(config).save_pretrained(staging)
         config.save_pretrained(staging)
@@ -77,12 +89,16 @@ def _find_shape(name: str) -> Shape:
     return SHAPES[name.lower()]
 
 
-def _write_weights(config: PreTrainedConfig, directory: Path, generator: torch.Generator) -> None:
+def _write_weights(config: PreTrainedConfig, depth: int, directory: Path, generator: torch.Generator) -> None:
+    """``depth`` is how many layers the residual stream is to pass, also where fewer are written."""
     shards = _shards(_parameter_shapes(config))
     weight_map = {}
     for index, shard in enumerate(track(shards, "writing weights", len(shards)), 1):
         name = f"model-{index:05}-of-{len(shards):05}.safetensors"
-        tensors = {parameter: _random_weight(parameter, shape, config, generator) for parameter, shape in shard.items()}
+        tensors = {
+            parameter: _random_weight(parameter, shape, config.hidden_size, depth, generator)
+            for parameter, shape in shard.items()
+        }
         save_file(tensors, directory / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(tensors, name))
     size = 2 * sum(math.prod(shape) for shard in shards for shape in shard.values())
@@ -111,14 +127,14 @@ def _shards(shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, tuple[int, 
 
 
 def _random_weight(
-    name: str, shape: tuple[int, ...], config: PreTrainedConfig, generator: torch.Generator
+    name: str, shape: tuple[int, ...], hidden_size: int, depth: int, generator: torch.Generator
 ) -> torch.Tensor:
     """A parameter in bfloat16: a matrix [outputs, inputs], a norm of ones or a bias of zeros."""
     if len(shape) == 1:
         return (torch.zeros if name.endswith("bias") else torch.ones)(shape, dtype=torch.bfloat16)
     variance = 1 / shape[1]
     if _RESIDUAL_WRITER.search(name):  # the embedding has a variance of one over the hidden size
-        variance /= 2 * config.num_hidden_layers * config.hidden_size
+        variance /= 2 * depth * hidden_size
     weight = torch.empty(shape, dtype=torch.bfloat16)
     for rows in torch.split(weight, max(1, _DRAWN_AT_ONCE // shape[1])):
         rows.copy_(torch.randn(rows.shape, generator=generator) * math.sqrt(variance))
