@@ -1,0 +1,88 @@
+"""The executor against onnxruntime on the trained model, and its gradients against finite differences."""
+
+import numpy as np
+import pytest
+import torch
+
+from sparsecc.errors import SparseccError
+from sparsecc.model_file import load_model
+from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.session import open_session, run_prompt
+from sparsecc.text import first_tokens, load_tokenizer
+
+from ..graphs import model_of
+
+TOLERANCE = 1e-4
+
+
+def relative_error(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def prompt_of(artifact, tokens):
+    return np.array(first_tokens(load_tokenizer(artifact.directory), tokens))
+
+
+def prompt_inputs(artifact, executor, token_ids):
+    """A prompt with nothing before it."""
+    empty = torch.zeros(1, artifact.cache_shape["kv_heads"], 0, artifact.cache_shape["head_size"])
+    inputs = {name: empty for name in executor.input_names if name.startswith("past")}
+    inputs["input_ids"] = torch.tensor(token_ids)[None]
+    return inputs | {"attention_mask": torch.ones(1, len(token_ids), dtype=torch.int64)}
+
+
+def onnxruntime_logits(artifact, token_ids):
+    session = open_session(artifact.model_path, ops_library=artifact.ops_library, threads=2)
+    pieces = run_prompt(session, token_ids, ["logits"], **artifact.cache_shape)
+    return np.concatenate([logits for (logits,) in pieces], axis=1)
+
+
+@pytest.mark.parametrize("tokens", [1, 1024])
+def test_a_dense_prompt_gives_the_logits_of_onnxruntime(dense, tokens):
+    token_ids = prompt_of(dense, tokens)
+    executor = GraphExecutor(load_model(dense.model_path))
+    logits = executor.run(prompt_inputs(dense, executor, token_ids), ["logits"])["logits"]
+    assert relative_error(logits.numpy(), onnxruntime_logits(dense, token_ids)) < TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 32])
+def test_a_sparse_prompt_gives_the_logits_of_onnxruntime(compiled, tokens):
+    artifact = compiled("teal", 0.5)
+    token_ids = prompt_of(artifact, tokens)
+    executor = GraphExecutor(load_model(artifact.model_path))
+    logits = executor.run(prompt_inputs(artifact, executor, token_ids), ["logits"])["logits"]
+    assert relative_error(logits.numpy(), onnxruntime_logits(artifact, token_ids)) < TOLERANCE
+
+
+def test_gradients_reach_hidden_states(dense):
+    executor = GraphExecutor(load_model(dense.model_path))
+    inputs = prompt_inputs(dense, executor, prompt_of(dense, 16))
+    embedded = "/model/embed_tokens/Gather/output_0"
+    hidden = "/model/layers.3/post_attention_layernorm/output_0"
+    results = executor.run(
+        inputs, [embedded, hidden, "logits"], {embedded: lambda value: value.detach().requires_grad_()}
+    )
+    loss = results["logits"].double().logsumexp(-1).sum()
+    gradients = torch.autograd.grad(loss, [results[embedded], results[hidden]])
+    for name, gradient in zip((embedded, hidden), gradients, strict=True):
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+        step = 1e-3 * direction
+
+        def loss_at(value, name=name):
+            return executor.run({**inputs, name: value}, ["logits"])["logits"].double().logsumexp(-1).sum()
+
+        with torch.no_grad():
+            slope = (loss_at(results[name] + step) - loss_at(results[name] - step)) / 2e-3
+        assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-2)
+
+
+def test_an_unknown_operator_is_named():
+    model = model_of('g (float[2, 3] x) => (float[2, 3] y) { ["hash"] y = com.microsoft.MurmurHash3 (x) }')
+    with pytest.raises(SparseccError, match=r"'hash' is a com\.microsoft\.MurmurHash3"):
+        GraphExecutor(model)
+
+
+def test_a_missing_input_is_named():
+    model = model_of("g (float[2, 3] x, float[2, 3] z) => (float[2, 3] y) { y = Add (x, z) }")
+    with pytest.raises(SparseccError, match="computes no z"):
+        GraphExecutor(model).run({"x": torch.zeros(2, 3)}, ["y"])
