@@ -41,11 +41,23 @@ def find_checkpoint(model: str) -> Path:
         directory = _download(model)
     if not directory.is_dir():
         raise SparseccError(f"{model} is neither a directory nor a Hugging Face hub id; give one of them")
-    _check_config(directory)
+    architectures(directory)
     _check_weights(directory)
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         raise SparseccError(f"{directory} holds no tokenizer; copy {TOKENIZER_NAME} of the model there")
     return directory
+
+
+def architectures(checkpoint: Path) -> list[str]:
+    """The classes of transformers that the checkpoint's configuration names; there is at least one.
+
+    Raises:
+        SparseccError: there is no readable configuration, or it names none.
+    """
+    names = _read_json(checkpoint, "config.json").get("architectures")
+    if not isinstance(names, list) or not names:
+        raise SparseccError(f"{checkpoint / 'config.json'} names no architecture; give a causal language model")
+    return [str(name) for name in names]
 
 
 def parameter_count(checkpoint: Path) -> int:
@@ -74,13 +86,6 @@ def _refusal(error: Exception) -> str:
     if isinstance(error, HFValidationError | RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
         return "has no such model; check the path or the id"
     return f"did not give it: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
-
-
-def _check_config(directory: Path) -> None:
-    config = _read_json(directory, "config.json")
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
-        raise SparseccError(f"{directory / 'config.json'} names no architecture; give a causal language model")
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsecc.artifact import RECIPE_NAME, Artifact, is_onnx_directory, open_artifact, staged_directory
-from sparsecc.checkpoint import find_checkpoint, parameter_count
+from sparsecc.checkpoint import architectures, find_checkpoint, parameter_count
 from sparsecc.errors import SparseccError
 from sparsecc.progress import console
 from sparsecc.recipe import Recipe
@@ -24,17 +24,18 @@ from sparsecc.text import first_tokens, load_tokenizer
 from sparsecc.versions import library_versions
 
 _COMPARED_TOKENS = 128
+_OPT = "OPTForCausalLM"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Precision:
-    """How the model builder stores weights.
+    """How weights are stored.
 
     Attributes:
         logits_tolerance: the largest error of logits that is taken for rounding, relative to the largest logit. Logits
             that have nothing to do with the right ones differ by about 1.
         bytes_per_parameter: on disk, with the scales.
-        options: of the model builder.
+        options: of onnxruntime-genai's model builder.
     """
 
     logits_tolerance: float
@@ -94,7 +95,7 @@ def build_dense(checkpoint: Path, directory: Path, weights: str = "fp32") -> Art
     if shutil.disk_usage(directory).free < needed:
         raise SparseccError(f"the disk is full: exporting needs {needed / 1e9:.1f} GB in {directory.parent}")
     with console.status("exporting to ONNX"):
-        _run_model_builder(checkpoint, directory, weights)
+        _run_exporter(checkpoint, directory, weights)
     recipe = Recipe("dense", 0.0, weights=weights, versions=library_versions())
     (directory / RECIPE_NAME).write_text(recipe.to_json(), "utf-8")
     artifact = open_artifact(directory)
@@ -103,7 +104,7 @@ def build_dense(checkpoint: Path, directory: Path, weights: str = "fp32") -> Art
     if not error < precision.logits_tolerance:
         raise SparseccError(
             f"the exported model's logits differ from transformers' by {error:.1e} (relative): "
-            "onnxruntime-genai's builder does not serve this checkpoint"
+            "the exporter does not serve this checkpoint"
         )
     return artifact
 
@@ -119,14 +120,11 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def _run_model_builder(checkpoint: Path, directory: Path, weights: str) -> None:
+def _run_exporter(checkpoint: Path, directory: Path, weights: str) -> None:
     """In a process of its own: it gives its memory back, and its chatter stays off standard output."""
     with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-        command += ["-i", str(checkpoint), "-o", str(directory), "-p", weights, "-e", "cpu", "-c", cache]
-        command += _PRECISIONS[weights].options
         process = subprocess.run(
-            command,
+            [sys.executable, "-m", *_exporter(checkpoint, directory, weights, cache)],
             check=False,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
@@ -135,14 +133,22 @@ def _run_model_builder(checkpoint: Path, directory: Path, weights: str) -> None:
             text=True,
         )
     if process.returncode != 0:
-        raise SparseccError(_builder_failure(checkpoint, process.stdout))
+        raise SparseccError(_exporter_failure(checkpoint, process.stdout))
 
 
-def _builder_failure(checkpoint: Path, log: str) -> str:
+def _exporter(checkpoint: Path, directory: Path, weights: str, cache: str) -> list[str]:
+    """The module that exports an architecture, and its arguments."""
+    if _OPT in architectures(checkpoint):
+        return ["sparsecc.opt_export", str(checkpoint), str(directory), weights]
+    builder = ["onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(directory), "-p", weights]
+    return [*builder, "-e", "cpu", "-c", cache, *_PRECISIONS[weights].options]
+
+
+def _exporter_failure(checkpoint: Path, log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     reason = lines[-1] if lines else "no message"
     if "No space left" in log:
         return "the disk is full: there is no room for the exported model"
     if reason.startswith("NotImplementedError"):
-        return f"{checkpoint}: onnxruntime-genai's model builder does not support this architecture"
+        return f"{checkpoint}: neither onnxruntime-genai's model builder nor sparsecc exports this architecture"
     return f"{checkpoint} cannot be exported: {reason}"
