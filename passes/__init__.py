@@ -9,22 +9,28 @@ from sparsecc.passes.clean_up import CleanUpPass
 from sparsecc.passes.count_active import CountActivePass, active_count_name
 from sparsecc.passes.dequantize_gather import DequantizeGatherPass
 from sparsecc.passes.dequantize_matmul_nbits import DequantizeMatMulNBitsPass
+from sparsecc.passes.expose_thresholds import ExposeThresholdsPass, threshold_input_name
 from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
 from sparsecc.passes.fold_transpose import FoldTransposePass
 from sparsecc.passes.fuse_sparse_linear import FuseSparseLinearPass
+from sparsecc.passes.halve_added import HalveAddedPass
 from sparsecc.passes.halve_vocabulary import HalveVocabularyPass
 from sparsecc.passes.halve_weights import HalveWeightsPass
 from sparsecc.passes.insert_gather_active import InsertGatherActivePass
+from sparsecc.passes.insert_keep_largest import InsertKeepLargestPass
 from sparsecc.passes.insert_threshold import InsertThresholdPass
 from sparsecc.passes.limit_sparse_rows import LimitSparseRowsPass
 from sparsecc.passes.merge_products import MergeProductsPass
 from sparsecc.passes.quantize_vocabulary import PackedTensors, QuantizeVocabularyPass
 from sparsecc.passes.quantize_weights import QuantizedTensors, QuantizeWeightsPass
 from sparsecc.passes.replace_matmul import ReplaceMatMulPass
+from sparsecc.passes.rotate_hidden_states import RotateHiddenStatesPass, value_heads
 from sparsecc.passes.ship_functions import ShipFunctionsPass
+from sparsecc.passes.split_low_rank import SplitLowRankPass, low_rank_branch
 from sparsecc.passes.split_products import SplitProductsPass
 from sparsecc.passes.tap_values import TapValuesPass
+from sparsecc.passes.threshold_values import ThresholdValuesPass, value_threshold_name
 from sparsecc.passes.unfuse_sparse_linear import UnfuseSparseLinearPass
 
 __all__ = [
@@ -33,13 +39,16 @@ __all__ = [
     "CountActivePass",
     "DequantizeGatherPass",
     "DequantizeMatMulNBitsPass",
+    "ExposeThresholdsPass",
     "FoldBiasPass",
     "FoldDequantizeLinearPass",
     "FoldTransposePass",
     "FuseSparseLinearPass",
+    "HalveAddedPass",
     "HalveVocabularyPass",
     "HalveWeightsPass",
     "InsertGatherActivePass",
+    "InsertKeepLargestPass",
     "InsertThresholdPass",
     "LimitSparseRowsPass",
     "MergeProductsPass",
@@ -48,9 +57,16 @@ __all__ = [
     "QuantizeWeightsPass",
     "QuantizedTensors",
     "ReplaceMatMulPass",
+    "RotateHiddenStatesPass",
     "ShipFunctionsPass",
+    "SplitLowRankPass",
     "SplitProductsPass",
     "TapValuesPass",
+    "ThresholdValuesPass",
     "UnfuseSparseLinearPass",
     "active_count_name",
+    "low_rank_branch",
+    "threshold_input_name",
+    "value_heads",
+    "value_threshold_name",
 ]

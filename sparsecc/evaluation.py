@@ -1,10 +1,10 @@
-"""Perplexity and achieved sparsity of a model on a text, measured through onnxruntime."""
+"""Quality and achieved sparsity of a model on a text, measured through onnxruntime."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -23,11 +23,10 @@ from sparsecc.passes import (
     active_count_name,
 )
 from sparsecc.progress import track
-from sparsecc.projections import Projection, find_projections
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import TokenWindows
-
-_ROWS_AT_ONCE = 128
+from sparsecc.token_scores import TokenScores
+from sparsecc.weight_traffic import Traffic, WeightTraffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Evaluation:
         sparsity: the share of projection bytes that no token needed to read, over the whole model.
         sparsity_by_kind: the same for each kind of projection.
         tokens, window: how much text was read, in tokens, and in windows of how many.
+        bytes_per_token: the bytes of weights that a token read on average: projections and language-model head.
+        kl_divergence: the mean of KL(reference || model) over the same tokens, in nats; None without a reference.
+        top1_agreement: the share of tokens for which both found the same token likeliest; None without a reference.
     """
 
     perplexity: float
@@ -46,83 +48,111 @@ class Evaluation:
     sparsity_by_kind: Mapping[str, float]
     tokens: int
     window: int
+    bytes_per_token: float
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
 
 
-def evaluate(artifact: Artifact, windows: TokenWindows, *, threads: int = 0) -> Evaluation:
+def evaluate(
+    artifact: Artifact, windows: TokenWindows, *, reference: Artifact | None = None, threads: int = 0
+) -> Evaluation:
     """Evaluate a dense or sparse artifact. Every token is thresholded, also where decoding would run prompts dense.
 
+    The ``reference``, usually the dense model, runs beside it piece by piece, so no logits are kept.
+
     Raises:
-        SparseccError: a window is longer than the model's context.
+        SparseccError: a window is longer than a model's context, the models have different vocabularies, or the
+            perplexity or divergence is not finite.
+    """
+    for model in filter(None, (artifact, reference)):
+        require_context(model, windows)
+    measured = _MeasuredModel(artifact, threads)
+    compared = _MeasuredModel(reference, threads) if reference else None
+    scores = TokenScores()
+    for window in track(windows.ids, "evaluating", len(windows.ids)):
+        targets = window[1:]
+        expected = compared.logits(window) if compared else None
+        for logits in measured.logits(window):
+            expected_logits = next(expected) if expected else None
+            if expected_logits is not None and expected_logits.shape != logits.shape:
+                raise SparseccError(f"{artifact.directory} and its reference have different vocabularies")
+            scores.add(logits, targets[: len(logits)], expected_logits)
+            targets = targets[len(logits) :]
+    return evaluation(scores, measured.traffic(windows.tokens), windows, artifact.directory, reference is not None)
+
+
+def evaluation(
+    scores: TokenScores, traffic: Traffic, windows: TokenWindows, source: Path, has_reference: bool
+) -> Evaluation:
+    """Put together what was seen on ``windows`` of a model that lies in ``source``.
+
+    Raises:
+        SparseccError: the perplexity or the divergence is not finite.
+    """
+    divergence = scores.mean_divergence if has_reference else None
+    if not np.isfinite([scores.perplexity, divergence or 0]).all():
+        raise SparseccError(f"{source} computes no finite perplexity; check the checkpoint")
+    return Evaluation(
+        perplexity=scores.perplexity,
+        sparsity=traffic.sparsity,
+        sparsity_by_kind=traffic.sparsity_by_kind,
+        tokens=windows.tokens,
+        window=windows.window,
+        bytes_per_token=traffic.bytes_per_token,
+        kl_divergence=divergence,
+        top1_agreement=scores.agreement if has_reference else None,
+    )
+
+
+def require_context(artifact: Artifact, windows: TokenWindows) -> None:
+    """Refuse windows that a model cannot hold.
+
+    Raises:
+        SparseccError: a window is longer than the context.
     """
     if windows.window > artifact.context_length:
         raise SparseccError(
             f"windows of {windows.window} tokens exceed the model's context of {artifact.context_length}"
         )
-    projections = _projections(artifact)
-    model = load_model(artifact.model_path)
-    try:
-        for graph_pass in (UnfuseSparseLinearPass(), ShipFunctionsPass(), LimitSparseRowsPass(0), CountActivePass()):
-            graph_pass(model)
-    except ir.passes.PreconditionError as error:
-        raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
-    counted = [node for node in model.graph if is_threshold(node)]
-    session = open_session(
-        ir.to_proto(model).SerializeToString(),
-        data_folder=artifact.directory,
-        ops_library=artifact.ops_library,
-        threads=threads,
-    )
-    outputs = [artifact.logits_name, *(active_count_name(node) for node in counted)]
-    negative_log_likelihood, active = 0.0, np.zeros(len(counted), np.int64)
-    for window in track(windows.ids, "evaluating", len(windows.ids)):
-        targets = window[1:]
-        for logits, *counts in run_prompt(session, window, outputs, **artifact.cache_shape):
-            predicted, targets = targets[: logits.shape[1]], targets[logits.shape[1] :]
-            negative_log_likelihood += _negative_log_likelihood(logits[0, : len(predicted)], predicted)
-            active += np.array(counts, np.int64)
-    active_rows = {
-        node.name or "": count / windows.tokens for node, count in zip(counted, active.tolist(), strict=True)
-    }
-    sparsity, by_kind = _weighted_sparsity(projections, active_rows)
-    with np.errstate(over="ignore"):
-        perplexity = float(np.exp(negative_log_likelihood / (windows.tokens - len(windows.ids))))
-    if not np.isfinite(perplexity):
-        raise SparseccError(f"{artifact.directory} computes no finite perplexity; check the checkpoint")
-    return Evaluation(perplexity, sparsity, by_kind, windows.tokens, windows.window)
 
 
-def _projections(artifact: Artifact) -> list[Projection]:
-    """Each projection of its own, also where the model merges several into one product."""
-    model = load_model(artifact.model_path)
-    unfuse(model)
-    return find_projections(model.graph)
+class _MeasuredModel:
+    """A loaded model that thresholds every token and counts what its thresholds let through."""
 
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self._artifact = artifact
+        unfused = load_model(artifact.model_path)
+        unfuse(unfused)
+        self._weights = WeightTraffic(unfused.graph)
+        model = load_model(artifact.model_path)
+        try:
+            for graph_pass in (
+                UnfuseSparseLinearPass(),
+                ShipFunctionsPass(),
+                LimitSparseRowsPass(0),
+                CountActivePass(),
+            ):
+                graph_pass(model)
+        except ir.passes.PreconditionError as error:
+            raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
+        self._counts = {node.name: active_count_name(node) for node in model.graph if is_threshold(node)}
+        self._active = np.zeros(len(self._counts), np.int64)
+        self._session = open_session(
+            ir.to_proto(model).SerializeToString(),
+            data_folder=artifact.directory,
+            ops_library=artifact.ops_library,
+            threads=threads,
+        )
 
-def _negative_log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """The summed -log softmax(logits)[target] of logits [T, vocabulary], in float64, some rows at a time."""
-    total = 0.0
-    for start in range(0, len(targets), _ROWS_AT_ONCE):
-        rows = logits[start : start + _ROWS_AT_ONCE].astype(np.float64)
-        chosen = np.take_along_axis(rows, targets[start : start + _ROWS_AT_ONCE, None], axis=1)[:, 0]
-        largest = rows.max(axis=1, keepdims=True)
-        log_partition = np.log(np.exp(rows - largest).sum(axis=1)) + largest[:, 0]
-        total += float((log_partition - chosen).sum())
-    return total
+    def logits(self, window: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """The logits float32 [T, vocabulary] of a window int64 [tokens], piece by piece."""
+        outputs = [self._artifact.logits_name, *self._counts.values()]
+        for logits, *counts in run_prompt(self._session, window, outputs, **self._artifact.cache_shape):
+            self._active += np.array(counts, np.int64)
+            yield logits[0]
 
-
-def _weighted_sparsity(
-    projections: list[Projection], active_rows: Mapping[str, float]
-) -> tuple[float, dict[str, float]]:
-    """The share of weights not read, over the model and by kind; a projection without a threshold reads all rows.
-
-    ``active_rows`` are the rows that a token reads on average, by the name of the Threshold.
-    """
-    skipped: defaultdict[str, float] = defaultdict(float)
-    stored: defaultdict[str, float] = defaultdict(float)
-    for projection in projections:
-        threshold = projection.threshold
-        rows_read = active_rows[threshold.name or ""] if threshold is not None else float(projection.channels)
-        skipped[projection.kind] += (projection.channels - rows_read) * projection.outputs
-        stored[projection.kind] += projection.channels * projection.outputs
-    model_level = sum(skipped.values()) / sum(stored.values()) if stored else 0.0
-    return model_level, {kind: skipped[kind] / stored[kind] for kind in stored}
+    def traffic(self, tokens: int) -> Traffic:
+        """What each of so many tokens read on average."""
+        active = dict(zip(self._counts, (self._active / tokens).tolist(), strict=True))
+        thresholds = {projection.name: projection.threshold for projection in self._weights.projections}
+        return self._weights.of({name: active[node.name] for name, node in thresholds.items() if node is not None})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,8 @@ def run_prompt(
     session: onnxruntime.InferenceSession,
     token_ids: Sequence[int] | NDArray[np.int64],
     outputs: Sequence[str],
+    settings: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    /,
     *,
     kv_heads: int,
     head_size: int,
@@ -78,6 +81,7 @@ def run_prompt(
     """Run a decoder over a prompt, piece by piece with its key-value cache, and yield the named outputs of each piece.
 
     The pieces bound the memory that hidden states and logits take. Outputs with one row a token are cut accordingly.
+    ``settings`` are inputs that every piece is given alike, such as thresholds.
 
     Raises:
         SparseccError: onnxruntime cannot run the model.
@@ -99,6 +103,6 @@ def run_prompt(
         }
         inputs = {name: value for name, value in inputs.items() if name in given}
         with runtime_failures("onnxruntime cannot run the model"):
-            results = session.run([*outputs, *updates], {**inputs, **cache})
+            results = session.run([*outputs, *updates], {**inputs, **cache, **settings})
         cache = dict(zip(cache, results[len(outputs) :], strict=True))
         yield results[: len(outputs)]

@@ -1,0 +1,70 @@
+"""The bytes of weights that decoding a token reads, counted from what thresholds let through."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from sparsecc.projections import Projection, find_projections
+
+_OTHER_PRODUCTS = {("", "Gemm"), ("", "MatMul"), ("com.microsoft", "MatMulNBits")}
+"""What multiplies by constants without being a projection: the language-model head, above all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What a token reads on average.
+
+    Attributes:
+        sparsity: the share of projection bytes that is not read, over the whole model.
+        sparsity_by_kind: the same for each kind of projection.
+        bytes_per_token: the bytes of all matrix products that are read, the language-model head's among them.
+    """
+
+    sparsity: float
+    sparsity_by_kind: Mapping[str, float]
+    bytes_per_token: float
+
+
+class WeightTraffic:
+    """The bytes of an unfused graph's matrix products, and which of them a token reads."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.projections = find_projections(graph)
+        self.row_bytes = {projection.name: _row_bytes(projection) for projection in self.projections}
+        sparse = {projection.node for projection in self.projections}
+        self._others = sum(_constant_bytes(node) for node in graph if _is_product(node) and node not in sparse)
+
+    def of(self, active_rows: Mapping[str, float]) -> Traffic:
+        """The traffic where a token reads so many rows of the named projections, and all rows of the others."""
+        skipped: defaultdict[str, float] = defaultdict(float)
+        stored: defaultdict[str, float] = defaultdict(float)
+        for projection in self.projections:
+            row_bytes = self.row_bytes[projection.name]
+            idle_rows = projection.channels - active_rows.get(projection.name, projection.channels)
+            skipped[projection.kind] += idle_rows * row_bytes
+            stored[projection.kind] += projection.channels * row_bytes
+        total, saved = sum(stored.values()), sum(skipped.values())
+        by_kind = {kind: skipped[kind] / stored[kind] for kind in stored}
+        return Traffic(saved / total if stored else 0.0, by_kind, self._others + total - saved)
+
+
+def _row_bytes(projection: Projection) -> float:
+    """The bytes that one input channel costs: its weights, and their scales where they are quantized."""
+    weight = projection.weight.const_value
+    assert weight is not None
+    scales = projection.node.inputs[3] if projection.node.op_type == "SparseMatMulNBits" else None
+    scale_bytes = scales.const_value.nbytes if scales is not None and scales.const_value is not None else 0
+    return (weight.nbytes + scale_bytes) / projection.channels
+
+
+def _is_product(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) in _OTHER_PRODUCTS
+
+
+def _constant_bytes(node: ir.Node) -> int:
+    constants = [value.const_value for value in node.inputs if value is not None]
+    return sum(constant.nbytes for constant in constants if constant is not None)
