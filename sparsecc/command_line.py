@@ -193,11 +193,12 @@ def generate(
     print()
 
 
-@app.command(
-    "eval", epilog="Example: `sparsecc eval books-16m-dense books-16m-sparse --text models/texts/evaluation.txt`"
-)
+@app.command("eval", epilog="Example: `sparsecc eval books-16m-sparse --reference books-16m-dense --tokens 8192`")
 def eval_command(
     artifacts: ArtifactsArgument,
+    reference: Annotated[
+        Path | None, typer.Option(help="The dense model, to measure how far predictions are from its.", metavar="DIR")
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="The text to evaluate on; sparsecc's own by default.", metavar="FILE.txt")
     ] = None,
@@ -214,16 +215,13 @@ def eval_command(
     results = []
     with _one_line_errors():
         opened = [open_artifact(directory) for directory in artifacts]
+        compared = open_artifact(reference) if reference else None
         for artifact in opened:
             tokenizer = load_tokenizer(artifact.directory)
             windows = token_windows(text or shipped_text("evaluation"), tokenizer, tokens=tokens, window=window)
-            evaluation = evaluate(artifact, windows, threads=threads)
+            evaluation = evaluate(artifact, windows, reference=compared, threads=threads)
             results.append({"artifact": str(artifact.directory), **dataclasses.asdict(evaluation)})
-    table = _table(
-        ("artifact", "perplexity", "sparsity", "tokens"),
-        [(r["artifact"], f"{r['perplexity']:.3f}", f"{r['sparsity']:.1%}", f"{r['tokens']:,}") for r in results],
-    )
-    _print({"results": results}, as_json, table)
+    _print({"results": results}, as_json, _evaluation_table(results, has_reference=reference is not None))
 
 
 @app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --plot speeds.svg`")
@@ -359,6 +357,29 @@ def _compilation_table(summary: dict[str, Any]) -> Table | str:
     rows += [(f"  {kind}", "0.0%", f"{sparsity:.1%}") for kind, sparsity in measured["sparsity_by_kind"].items()]
     table = _table(("", "dense", "sparse"), rows)
     table.caption = Text(where)
+    return table
+
+
+def _evaluation_table(results: Sequence[dict[str, Any]], *, has_reference: bool) -> Table:
+    columns = ["artifact", "perplexity", "sparsity", "MB/token", "tokens"]
+    rows = [
+        [
+            r["artifact"],
+            f"{r['perplexity']:.3f}",
+            f"{r['sparsity']:.1%}",
+            f"{r['bytes_per_token'] / 1e6:,.1f}",
+            f"{r['tokens']:,}",
+        ]
+        for r in results
+    ]
+    if has_reference:
+        columns[2:2] = ["KL, nats", "top-1"]
+        for row, r in zip(rows, results, strict=True):
+            row[2:2] = [f"{r['kl_divergence']:.4f}", f"{r['top1_agreement']:.1%}"]
+    table = _table(tuple(columns), [tuple(row) for row in rows])
+    table.caption = "MB/token: weights that decoding a token reads"
+    if has_reference:
+        table.caption += "; KL, top-1: divergence from the reference, and how often both find one token likeliest"
     return table
 
 

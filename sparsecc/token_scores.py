@@ -54,8 +54,8 @@ class TokenScores:
 
     @property
     def mean_divergence(self) -> float:
-        """Nats a token."""
-        return self.divergence / self.tokens
+        """Nats a token; rounding may have taken the sum below 0, which no divergence is."""
+        return max(self.divergence, 0.0) / self.tokens
 
     @property
     def agreement(self) -> float:

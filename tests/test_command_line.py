@@ -91,6 +91,20 @@ def test_eval_reports_each_artifact(run, dense, compiled):
     assert results[0]["sparsity"] == 0 < results[1]["sparsity"]
     assert results[0]["perplexity"] < results[1]["perplexity"]
     assert results[0]["tokens"] == 2048
+    assert all(result["kl_divergence"] is None and result["top1_agreement"] is None for result in results)
+
+
+def test_eval_compares_with_a_reference(run, dense, compiled):
+    options = ("--reference", dense.directory, "--tokens", 1024)
+    directories = (compiled("teal", 0.5).directory, dense.directory)
+    sparse, same = json.loads(run("eval", *directories, *options, "--json"))["results"]
+    assert same["kl_divergence"] == pytest.approx(0, abs=1e-6) != sparse["kl_divergence"]
+    assert 0.05 < sparse["kl_divergence"] < 0.5
+    assert same["top1_agreement"] == 1 > sparse["top1_agreement"] > 0.5
+    assert sparse["bytes_per_token"] == pytest.approx(0.6 * same["bytes_per_token"], rel=0.05)
+    table = run("eval", *directories, *options)
+    assert "KL, nats" in table
+    assert f"{sparse['kl_divergence']:.4f}" in table
 
 
 def test_bench_reports_speeds_ratio_and_floor(run, dense, compiled):
