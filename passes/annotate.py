@@ -29,10 +29,10 @@ class AnnotatePass(ir.passes.InPlacePass):
         served: dict[ir.Node, list[ProjectionRecipe]] = {}
         entries = {entry.name: entry for entry in self.recipe.projections}
         for projection in find_projections(model.graph):
-            entry, threshold = entries.get(projection.name), projection.threshold
-            if entry is None or threshold is None:
+            entry, selection = entries.get(projection.name), projection.selection
+            if entry is None or selection is None:
                 continue
-            for node in (projection.node, threshold, *filter(is_gather_active, threshold.outputs[0].consumers())):
+            for node in (projection.node, selection, *filter(is_gather_active, selection.outputs[0].consumers())):
                 served.setdefault(node, []).append(entry)
         notes = {node: _notes(node_entries) for node, node_entries in served.items()}
         return {node: notes[node] for node in notes if not notes[node].items() <= node.metadata_props.items()}

@@ -2,23 +2,23 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_threshold
+from sparsecc.operators import is_selection
 
 
 def active_count_name(threshold: ir.Node) -> str:
-    """The graph output with the number of entries that a Threshold kept, summed over all rows."""
+    """The graph output with the number of entries that a Threshold or KeepLargest kept, summed over all rows."""
     return f"{threshold.name}/active_count"
 
 
 class CountActivePass(ir.passes.InPlacePass):
-    """Add an output behind every Threshold that counts the entries it kept, so that sparsity is measured.
+    """Add an output behind every Threshold or KeepLargest that counts the entries it kept: sparsity is measured so.
 
     Raises:
         ir.passes.PreconditionError: two Thresholds have one name, so that their counts could not be told apart.
     """
 
     def requires(self, model: ir.Model) -> None:
-        names = [node.name for node in model.graph if is_threshold(node)]
+        names = [node.name for node in model.graph if is_selection(node)]
         if len(names) != len(set(names)):
             raise ir.passes.PreconditionError("two Thresholds of the model have one name")
 
@@ -34,7 +34,7 @@ class CountActivePass(ir.passes.InPlacePass):
 
 def _uncounted(graph: ir.Graph) -> list[ir.Node]:
     counts = {output.name for output in graph.outputs}
-    return [node for node in graph if is_threshold(node) and active_count_name(node) not in counts]
+    return [node for node in graph if is_selection(node) and active_count_name(node) not in counts]
 
 
 def _insert_count(graph: ir.Graph, threshold: ir.Node) -> ir.Value:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import DOMAIN, is_gather_active, is_threshold
+from sparsecc.operators import DOMAIN, is_gather_active, is_selection
 from sparsecc.projections import is_linear
 
 
 class InsertGatherActivePass(ir.passes.InPlacePass):
-    """Put a GatherActive behind every Threshold that feeds a projection.
+    """Put a GatherActive behind every Threshold or KeepLargest that feeds a projection.
 
-    It lists the channels that survived, once for all the projections that share the Threshold. Nothing consumes the
+    It lists the channels that survived, once for all the projections that share it. Nothing consumes the
     list yet.
     """
 
@@ -25,8 +25,8 @@ class InsertGatherActivePass(ir.passes.InPlacePass):
 
 
 def _ungathered(graph: ir.Graph) -> list[ir.Node]:
-    """The Thresholds that feed a projection and no GatherActive."""
-    consumers = {node: node.outputs[0].consumers() for node in graph if is_threshold(node)}
+    """The selections that feed a projection and no GatherActive."""
+    consumers = {node: node.outputs[0].consumers() for node in graph if is_selection(node)}
     return [
         threshold
         for threshold, nodes in consumers.items()
@@ -35,7 +35,7 @@ def _ungathered(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _gather_active(threshold: ir.Node) -> ir.Node:
-    name = (threshold.name or "").removesuffix("/Threshold") + "/GatherActive"
+    name = (threshold.name or "").removesuffix(f"/{threshold.op_type}") + "/GatherActive"
     hidden = threshold.outputs[0]
     leading = [*hidden.shape][:-1] if hidden.shape is not None else None
     active = ir.SymbolicDim(f"{name}/active")

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class InsertThresholdPass(ir.passes.InPlacePass):
-    """Put a Threshold on the hidden state before every projection that the recipe names.
+    """Put a Threshold on the hidden state before every projection that the recipe has a threshold for.
 
     The calibrated thresholds become initializers. Projections that read the same hidden state with equal thresholds
     share one Threshold. The products stay as they are, so the result is the method's numerical effect without any
@@ -25,11 +25,11 @@ class InsertThresholdPass(ir.passes.InPlacePass):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.entries = {entry.name: entry for entry in recipe.projections if entry.kept is None}
 
     def requires(self, model: ir.Model) -> None:
         channels = {projection.name: projection.channels for projection in find_projections(model.graph)}
-        for entry in self.recipe.projections:
+        for entry in self.entries.values():
             if entry.name not in channels:
                 raise ir.passes.PreconditionError(f"the recipe names {entry.name}, which the model does not have")
             if entry.threshold.shape not in ((1,), (channels[entry.name],)):
@@ -39,11 +39,10 @@ class InsertThresholdPass(ir.passes.InPlacePass):
                 )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        entries = {entry.name: entry for entry in self.recipe.projections}
         thresholded: dict[tuple[ir.Value, bytes], ir.Value] = {}
         modified = False
         for projection in find_projections(model.graph):
-            entry = entries.get(projection.name)
+            entry = self.entries.get(projection.name)
             if entry is None:
                 continue
             if projection.threshold is not None:
@@ -60,9 +59,9 @@ class InsertThresholdPass(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         thresholded = {projection.name for projection in find_projections(model.graph) if projection.threshold}
-        for entry in self.recipe.projections:
-            if entry.name not in thresholded:
-                raise ir.passes.PostconditionError(f"{entry.name} has no Threshold")
+        for name in self.entries:
+            if name not in thresholded:
+                raise ir.passes.PostconditionError(f"{name} has no Threshold")
 
 
 def _insert_threshold(model: ir.Model, projection: Projection, entry: ProjectionRecipe) -> ir.Value:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_threshold
+from sparsecc.operators import is_selection
 
 
 class LimitSparseRowsPass(ir.passes.InPlacePass):
-    """Set how many rows a Threshold still thresholds: a hidden state with more of them, a prompt, runs dense.
+    """Set how many rows a Threshold or KeepLargest still selects from: a hidden state with more, a prompt, runs dense.
 
     Thresholding a prompt would save nothing, because almost every channel is active in some row, and cost accuracy.
     0 thresholds every row, however many there are; perplexity is measured so.
@@ -27,5 +27,5 @@ class LimitSparseRowsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"{threshold.name} is not limited to {self.max_sparse_rows} rows")
 
     def _with_another_limit(self, model: ir.Model) -> list[ir.Node]:
-        thresholds = filter(is_threshold, model.graph)
-        return [node for node in thresholds if node.attributes.get_int("max_sparse_rows", 0) != self.max_sparse_rows]
+        selections = filter(is_selection, model.graph)
+        return [node for node in selections if node.attributes.get_int("max_sparse_rows", 0) != self.max_sparse_rows]

@@ -36,6 +36,7 @@ from sparsecc.projections import find_projections
 from sparsecc.quantized_decoder import dequantized
 from sparsecc.recipe import WEIGHTS, Recipe
 from sparsecc.report import write_report
+from sparsecc.restructuring import restructured
 from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
 from sparsecc.sparsify import sparsify
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, read_text, shipped_text, token_windows
@@ -213,18 +214,22 @@ def write_sparse_artifact(
 
     ``text`` is what weights are quantized by where that takes a text; sparsecc's own calibration text by default.
     """
-    model = load_model(dense.model_path)
-    projections = require_projections(model, dense.model_path)
-    with _scratch_directory(directory, "weights") as scratch:
+    with (
+        _scratch_directory(directory, "restructured") as restructuring,
+        _scratch_directory(directory, "weights") as scratch,
+    ):
+        dense = restructured(dense, recipe, Path(restructuring))
+        model = load_model(dense.model_path)
+        projections = require_projections(model, dense.model_path)
         storage = storage_passes(
             dense, projections, recipe.weights, text or shipped_text("calibration"), Path(scratch), threads=threads
         )
         sparsify(model, recipe, storage)
         fuse(model)
         save_model(model, directory)
-    copy_companions(dense, directory)
-    shutil.copy(ops_library_path(), directory)
-    _write_genai_config(dense, directory)
+        copy_companions(dense, directory)
+        shutil.copy(ops_library_path(), directory)
+        _write_genai_config(dense, directory)
     artifact = open_artifact(directory)
     _write_recipe(artifact, recipe, None)
     return artifact

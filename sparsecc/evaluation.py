@@ -14,7 +14,7 @@ from sparsecc.artifact import Artifact
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
-from sparsecc.operators import is_threshold
+from sparsecc.operators import is_selection
 from sparsecc.passes import (
     CountActivePass,
     LimitSparseRowsPass,
@@ -35,7 +35,8 @@ class Evaluation:
 
     Attributes:
         perplexity: exp of the mean negative log-likelihood of every token of a window but its first.
-        sparsity: the share of projection bytes that no token needed to read, over the whole model.
+        sparsity: the share of projection bytes that no token needed to read, over the whole model, less what a method
+            added beside them.
         sparsity_by_kind: the same for each kind of projection.
         tokens, window: how much text was read, in tokens, and in windows of how many.
         bytes_per_token: the bytes of weights that a token read on average: projections and language-model head.
@@ -135,7 +136,7 @@ class _MeasuredModel:
                 graph_pass(model)
         except ir.passes.PreconditionError as error:
             raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
-        self._counts = {node.name: active_count_name(node) for node in model.graph if is_threshold(node)}
+        self._counts = {node.name: active_count_name(node) for node in model.graph if is_selection(node)}
         self._active = np.zeros(len(self._counts), np.int64)
         self._session = open_session(
             ir.to_proto(model).SerializeToString(),
@@ -154,5 +155,5 @@ class _MeasuredModel:
     def traffic(self, tokens: int) -> Traffic:
         """What each of so many tokens read on average."""
         active = dict(zip(self._counts, (self._active / tokens).tolist(), strict=True))
-        thresholds = {projection.name: projection.threshold for projection in self._weights.projections}
-        return self._weights.of({name: active[node.name] for name, node in thresholds.items() if node is not None})
+        selections = {projection.name: projection.selection for projection in self._weights.projections}
+        return self._weights.of({name: active[node.name] for name, node in selections.items() if node is not None})

@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 DOMAIN = "ai.sparsecc"
 VERSION = 1
+ADDED = "added"
+"""The note of a product that a method added beside the projections, and which is read whole for every token."""
 
 
 def is_threshold(node: ir.Node) -> bool:
@@ -44,6 +46,11 @@ def is_product(node: ir.Node) -> bool:
 def is_sparse_linear(node: ir.Node) -> bool:
     """Whether a node is a Threshold, a GatherActive and a product in one."""
     return node.domain == DOMAIN and node.op_type in ("SparseLinear", "SparseLinearNBits")
+
+
+def is_added(node: ir.Node) -> bool:
+    """Whether a node is a product that a method added beside the projections."""
+    return ADDED in node.metadata_props
 
 
 def block_size_of(product: ir.Node) -> int:

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_gather_active, is_sparse_matmul, is_sparse_matmul_nbits, is_threshold
+from sparsecc.operators import (
+    is_added,
+    is_gather_active,
+    is_selection,
+    is_sparse_matmul,
+    is_sparse_matmul_nbits,
+    is_threshold,
+)
 
 ATTENTION_OPS = {"GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention"}
 ACTIVATION_OPS = {"Sigmoid", "Relu", "Gelu", "FastGelu", "QuickGelu", "Silu", "Swish", "BiasGelu", "Tanh", "Erf"}
@@ -63,6 +70,11 @@ class Projection:
     def threshold(self) -> ir.Node | None:
         """The Threshold before this projection, if it has one."""
         return next(filter(is_threshold, _selections(self.node.inputs[0])), None)
+
+    @property
+    def selection(self) -> ir.Node | None:
+        """The Threshold or KeepLargest before this projection, if it has one."""
+        return next(filter(is_selection, _selections(self.node.inputs[0])), None)
 
     @property
     def weight(self) -> ir.Value:
@@ -134,28 +146,28 @@ def _weight_shape(linear: ir.Node) -> tuple[int, int]:
 
 
 def _before_selection(value: ir.Value | None) -> ir.Value | None:
-    """The hidden state that a Threshold and a GatherActive select from."""
+    """The hidden state that the operators right behind ``value`` select from."""
     selections = _selections(value)
     return selections[-1].inputs[0] if selections else value
 
 
 def _selections(value: ir.Value | None) -> list[ir.Node]:
-    """Each Threshold and GatherActive right behind ``value``, the nearest first."""
+    """Each operator right behind ``value`` that selects channels, the nearest first."""
     found: dict[ir.Node, None] = {}
     while value is not None and (node := value.producer()) is not None and node not in found:
-        if not _is_selection(node) or not node.inputs:
+        if not _selects(node) or not node.inputs:
             break
         found[node] = None
         value = node.inputs[0]
     return list(found)
 
 
-def _is_selection(node: ir.Node) -> bool:
-    return is_threshold(node) or is_gather_active(node)
+def _selects(node: ir.Node) -> bool:
+    return is_selection(node) or is_gather_active(node)
 
 
 def _passes_through(node: ir.Node) -> bool:
-    return _is_selection(node) or node.op_type in PASS_THROUGH_OPS
+    return _selects(node) or node.op_type in PASS_THROUGH_OPS
 
 
 def _is_attention(node: ir.Node) -> bool:
@@ -178,7 +190,7 @@ def _feed_forward_networks(
 ) -> Iterator[tuple[ir.Node, list[tuple[ir.Node, str]]]]:
     """Each down projection with the projections behind its input: gate and up, or up alone where nothing is gated."""
     for node in graph:
-        if not is_linear(node) or node in attention_projections:
+        if not is_linear(node) or is_added(node) or node in attention_projections:
             continue
         sources = _gated_sources(node) or _activated_source(node)
         if sources and not attention_projections.intersection(source for source, _ in sources):
@@ -258,10 +270,18 @@ def _shared_projection(node: ir.Node, forks: int) -> tuple[ir.Node | None, bool]
 
 def _hidden_state_input(node: ir.Node) -> ir.Value | None:
     """The one input that is neither constant nor absent; a residual sum has two and leads nowhere."""
-    candidates = [value for value in node.inputs if value is not None and not _is_constant(value)]
+    candidates = [
+        value for value in node.inputs if value is not None and not _is_constant(value) and not _is_added_output(value)
+    ]
     if node.op_type == "Add":
         return candidates[0] if len(candidates) == 1 else None
     return candidates[0] if candidates else None
+
+
+def _is_added_output(value: ir.Value) -> bool:
+    """Whether a method added what computes ``value``, as the low-rank branch beside a projection."""
+    producer = value.producer()
+    return producer is not None and is_added(producer)
 
 
 def _is_constant(value: ir.Value | None) -> bool:
@@ -279,6 +299,8 @@ def _linears_ahead(value: ir.Value) -> list[ir.Node]:
     while reached:
         value = reached.pop()
         for node in value.consumers():
+            if is_added(node):
+                continue
             if is_linear(node) and node.inputs[0] is value:
                 linears.append(node)
             elif _passes_through(node) and node.op_type != "Add" and not seen.issuperset(node.outputs[:1]):

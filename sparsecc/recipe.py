@@ -29,7 +29,11 @@ class ProjectionRecipe:
         method: the method that set the threshold.
         target_sparsity: the share of input channels the method was asked to skip, in [0, 1).
         calibrated_sparsity: the share that the threshold skips on the calibration text.
-        threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed.
+        threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed. 0 where
+            ``kept`` says what is.
+        kept: how many channels every token keeps, those of the largest magnitudes; None where the threshold decides.
+        branch: float32 [r, N] with orthonormal rows, the directions of the output that a low-rank branch serves for
+            what the threshold drops; None without one.
     """
 
     name: str
@@ -39,6 +43,27 @@ class ProjectionRecipe:
     target_sparsity: float
     calibrated_sparsity: float
     threshold: NDArray[np.float32] = dataclasses.field(compare=False)
+    kept: int | None = None
+    branch: NDArray[np.float32] | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def rank(self) -> int:
+        """Of the low-rank branch; 0 without one."""
+        return 0 if self.branch is None else len(self.branch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotations:
+    """Orthogonal bases that hidden states are written in, folded into the weights around them.
+
+    Attributes:
+        residual: for each layer float32 [D, D], whose columns are the basis of the residual stream there.
+        heads: for each layer float32 [G, H, H], the bases of what the G key-value heads of size H attend to; empty
+            where those are left as they are.
+    """
+
+    residual: tuple[NDArray[np.float32], ...]
+    heads: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +89,8 @@ class Recipe:
     calibration: Calibration | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weights: str = "fp32"
+    rotations: Rotations | None = dataclasses.field(default=None, compare=False)
+    """What a model is rewritten by before anything is selected. Not in the JSON: it lies in the weights."""
 
     def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
         """The recipe as JSON text, with null for a number that is not finite.

@@ -12,6 +12,7 @@ from sparsecc.passes import (
     CleanUpPass,
     FoldBiasPass,
     InsertGatherActivePass,
+    InsertKeepLargestPass,
     InsertThresholdPass,
     LimitSparseRowsPass,
     ReplaceMatMulPass,
@@ -26,6 +27,8 @@ MAX_SPARSE_ROWS = 4
 def sparsify(model: ir.Model, recipe: Recipe, storage: Sequence[ir.passes.InPlacePass] = ()) -> None:
     """Rewrite a dense model in place: Threshold -> GatherActive -> SparseMatMul for every projection of the recipe.
 
+    Or KeepLargest in the place of Threshold, where the recipe keeps a count of channels.
+
     ``storage`` are the passes of :func:`sparsecc.weight_storage.storage_passes`; without any the weights stay float32.
 
     Raises:
@@ -33,6 +36,7 @@ def sparsify(model: ir.Model, recipe: Recipe, storage: Sequence[ir.passes.InPlac
     """
     passes = (
         InsertThresholdPass(recipe),
+        InsertKeepLargestPass(recipe),
         LimitSparseRowsPass(MAX_SPARSE_ROWS),
         InsertGatherActivePass(),
         ReplaceMatMulPass(),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
 from sparsecc.passes import (
+    HalveAddedPass,
     HalveVocabularyPass,
     HalveWeightsPass,
     PackedTensors,
@@ -49,14 +50,15 @@ def storage_passes(
     """The passes that store the weights of a sparse model as one of :data:`sparsecc.recipe.WEIGHTS`.
 
     int8 is rounded to the nearest. int4 is rounded by GPTQ with what the projections are given on ``text``, except for
-    the head and the embedding. Quantized weights lie in the directory ``scratch`` until the model is written.
+    the head and the embedding. What a method added beside the projections is float16 then. Quantized weights lie in the
+    directory ``scratch`` until the model is written.
 
     Raises:
         SparseccError: a weight is not finite, or the text is unusable.
     """
     tensors = ScratchTensors(scratch)
     if weights == "fp16":
-        return HalveVocabularyPass(), HalveWeightsPass()
+        return HalveVocabularyPass(), HalveAddedPass(), HalveWeightsPass()
     if weights == "int8":
         return _quantizing_passes(_rounded(projections), projections, 8, tensors)
     if weights == "int4":
@@ -76,7 +78,7 @@ def _quantizing_passes(
         scales = tensors.add(f"{name}/scales", weight.scales.astype(np.float32), ir.DataType.FLOAT)
         return PackedTensors(packed, scales, bits, BLOCK_SIZE)
 
-    return QuantizeWeightsPass(stored), QuantizeVocabularyPass(pack, BLOCK_SIZE)
+    return QuantizeWeightsPass(stored), HalveAddedPass(), QuantizeVocabularyPass(pack, BLOCK_SIZE)
 
 
 def _rounded(projections: Sequence[Projection]) -> Quantized:

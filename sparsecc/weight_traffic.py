@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from sparsecc.operators import is_added, is_product
 from sparsecc.projections import Projection, find_projections
 
 _OTHER_PRODUCTS = {("", "Gemm"), ("", "MatMul"), ("com.microsoft", "MatMulNBits")}
@@ -19,7 +20,8 @@ class Traffic:
     """What a token reads on average.
 
     Attributes:
-        sparsity: the share of projection bytes that is not read, over the whole model.
+        sparsity: the share of projection bytes that is not read, over the whole model; what a method added beside
+            the projections, such as low-rank branches, counts as read.
         sparsity_by_kind: the same for each kind of projection.
         bytes_per_token: the bytes of all matrix products that are read, the language-model head's among them.
     """
@@ -36,7 +38,9 @@ class WeightTraffic:
         self.projections = find_projections(graph)
         self.row_bytes = {projection.name: _row_bytes(projection) for projection in self.projections}
         sparse = {projection.node for projection in self.projections}
-        self._others = sum(_constant_bytes(node) for node in graph if _is_product(node) and node not in sparse)
+        others = [node for node in graph if _is_product(node) and node not in sparse]
+        self._others = sum(map(_constant_bytes, others))
+        self.added_bytes = sum(map(_constant_bytes, filter(is_added, others)))
 
     def of(self, active_rows: Mapping[str, float]) -> Traffic:
         """The traffic where a token reads so many rows of the named projections, and all rows of the others."""
@@ -49,7 +53,7 @@ class WeightTraffic:
             stored[projection.kind] += projection.channels * row_bytes
         total, saved = sum(stored.values()), sum(skipped.values())
         by_kind = {kind: skipped[kind] / stored[kind] for kind in stored}
-        return Traffic(saved / total if stored else 0.0, by_kind, self._others + total - saved)
+        return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, self._others + total - saved)
 
 
 def _row_bytes(projection: Projection) -> float:
@@ -62,7 +66,7 @@ def _row_bytes(projection: Projection) -> float:
 
 
 def _is_product(node: ir.Node) -> bool:
-    return (node.domain, node.op_type) in _OTHER_PRODUCTS
+    return (node.domain, node.op_type) in _OTHER_PRODUCTS or is_product(node)
 
 
 def _constant_bytes(node: ir.Node) -> int:
