@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsecc.analysis.facts import FILE as STUDY_NAME
+from sparsecc.analysis.facts import read_facts
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.recipe import read_recipe_document
@@ -232,11 +234,12 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    try:
-        read_recipe_document(directory / RECIPE_NAME)
-    except SparseccError:
-        return False
-    return True
+    """Whether a directory holds a model or a study that sparsecc made."""
+    for read, name in ((read_recipe_document, RECIPE_NAME), (read_facts, STUDY_NAME)):
+        with contextlib.suppress(SparseccError):
+            read(directory / name)
+            return True
+    return False
 
 
 def _replace(target: Path, staging: Path) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sparsecc.analysis.facts import EVALUATION_TOKENS, SAMPLED_TOKENS, STUDY_TOKENS
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
 from sparsecc.recipe import WEIGHTS
@@ -131,6 +132,57 @@ def compile_command(
     _print(summary, as_json, _compilation_table(summary))
 
 
+@app.command(epilog="Example: `sparsecc analyze models/books-16m -o books-16m-study`")
+def analyze(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face directory or hub id, or a dense ONNX decoder's directory.", metavar="MODEL"
+        ),
+    ],
+    output_directory: OutputOption,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="The text to collect activations on; sparsecc's own by default.", metavar="FILE.txt"),
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="The text to measure perplexity on and take prompts from.", metavar="FILE.txt")
+    ] = None,
+    tokens: TokensOption = STUDY_TOKENS,
+    sampled_tokens: Annotated[
+        int, typer.Option(help="Of how many of them to keep the activations.", min=1)
+    ] = SAMPLED_TOKENS,
+    evaluation_tokens: Annotated[
+        int, typer.Option(help="How many tokens of the other text to read.", min=1)
+    ] = EVALUATION_TOKENS,
+    sparsity: Annotated[
+        float, typer.Option(help="The share of activations that do not count as important, in (0, 1).")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the changed prompts.", min=0)] = 0,
+    threads: ThreadsOption = 2,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Study a model's activations before compressing it, after arXiv 2412.12178. An interrupted study goes on."""
+    from sparsecc.analysis.study import analyze as analyze_model
+
+    with _one_line_errors():
+        study = analyze_model(
+            model,
+            output_directory,
+            text=text,
+            evaluation=evaluation,
+            tokens=tokens,
+            sampled_tokens=sampled_tokens,
+            evaluation_tokens=evaluation_tokens,
+            sparsity=sparsity,
+            seed=seed,
+            threads=threads,
+            overwrite=overwrite,
+        )
+    _print(study.summary(), as_json, f"study in {study.directory}")
+
+
 @app.command(epilog="Example: `sparsecc synthesize llama-3.2-1b -o llama-1b --vocabulary 32000`")
 def synthesize(
     shape: Annotated[str, typer.Argument(help="smollm2-135m, qwen2.5-0.5b, llama-3.2-1b or llama-3-8b.")],
@@ -207,7 +259,7 @@ def eval_command(
     threads: ThreadsOption = 2,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure perplexity and achieved sparsity, every token thresholded."""
+    """Measure perplexity, divergence from the dense model and achieved sparsity, every token thresholded."""
     from sparsecc.artifact import open_artifact
     from sparsecc.evaluation import evaluate
     from sparsecc.text import load_tokenizer, shipped_text, token_windows

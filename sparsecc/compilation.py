@@ -117,7 +117,7 @@ def compile_model(
     calibration_source = Path(calibration) if calibration else shipped_text("calibration")
     evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
     _check_choices(method, sparsity, weights)
-    _check_apart(Path(model), output)
+    check_apart(Path(model), output)
     check_target(output, overwrite=overwrite)
     for source in (calibration_source, evaluation_text):
         if source.suffix not in _STATISTICS_SUFFIXES:
@@ -266,8 +266,12 @@ def _check_choices(method: str, sparsity: float, weights: str) -> None:
         raise SparseccError(f"weights cannot be stored as {weights!r}; choose one of {', '.join(WEIGHTS)}")
 
 
-def _check_apart(model: Path, output: Path) -> None:
-    """The output must not replace the model, nor lie in it, nor hold it."""
+def check_apart(model: Path, output: Path) -> None:
+    """The output must not replace the model, nor lie in it, nor hold it.
+
+    Raises:
+        SparseccError: it would.
+    """
     model, output = model.resolve(), output.resolve()
     if model.exists() and (model.is_relative_to(output) or output.is_relative_to(model)):
         raise SparseccError(f"{output} and the model {model} overlap; choose another output directory")

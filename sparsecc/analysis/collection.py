@@ -76,6 +76,19 @@ class Activations:
     components: Sequence[tuple[int, str]]
     _file: h5py.File
 
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Where in the text the token of each row stands, int64 [rows], ascending.
+
+        Raises:
+            SparseccError: the file is damaged.
+        """
+        with _damage(Path(self._file.filename)):
+            positions = np.asarray(self._file["tokens/position"][...], np.int64)
+            if positions.shape != (self.provenance.sampled_tokens,) or np.any(np.diff(positions) <= 0):
+                raise ValueError("its tokens are in no order")
+        return positions
+
     def of(self, layer: int, component: str) -> NDArray[np.float32]:
         """The activations of a component, float32 [rows, neurons].
 
@@ -114,6 +127,8 @@ def collect(
     sampled = {index: rows for index, rows in enumerate(_by_window(positions, windows)) if len(rows)}
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
+    for stale in set(parts.iterdir()) - {_part(parts, index) for index in sampled}:
+        stale.unlink()
     pending = {
         index: rows
         for index, rows in sampled.items()

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsecc.errors import SparseccError
 
 FILE = "study.json"
 FORMAT = "sparsecc-study"
 VERSION = 1
+
+STUDY_TOKENS = 8_192
+"""How much of a text is run to collect activations, unless it is said otherwise."""
+SAMPLED_TOKENS = 2_048
+"""Of how many of these the activations are kept."""
+EVALUATION_TOKENS = 4_096
+"""How much of the other text perplexity is measured on, once for each point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +57,23 @@ class StudyFacts:
     neurons: Mapping[str, int]
     parameters: Mapping[str, int]
     versions: Mapping[str, str]
+
+
+def write_facts(path: Path, facts: StudyFacts) -> None:
+    document = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(facts)}
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def read_facts(path: Path) -> StudyFacts:
+    """Read what :func:`write_facts` wrote.
+
+    Raises:
+        SparseccError: the file is missing, damaged, of another version, or something else.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if (document.pop("format"), document.pop("version")) != (FORMAT, VERSION):
+            raise ValueError("it is of another format or version")
+        return StudyFacts(**document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SparseccError(f"{path} says nothing of a study ({error}); run `sparsecc analyze` again") from error
