@@ -6,6 +6,8 @@ To add one: write a module with a function of the signature of :func:`sparsecc.m
 from collections.abc import Callable
 
 from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.methods.ffn_threshold import ffn_threshold
+from sparsecc.methods.relu import relu
 from sparsecc.methods.teal import teal
 from sparsecc.methods.wina import wina
 from sparsecc.recipe import Recipe
@@ -14,4 +16,4 @@ Method = Callable[[CalibratedModel, float], Recipe]
 
 __all__ = ["METHODS", "CalibratedModel", "Method"]
 
-METHODS: dict[str, Method] = {"teal": teal, "wina": wina}
+METHODS: dict[str, Method] = {"teal": teal, "wina": wina, "ffn-threshold": ffn_threshold, "relu": relu}

@@ -1,0 +1,32 @@
+"""Methods that skip weights in a part of the model only: how much there, for a target over the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparsecc.errors import SparseccError
+from sparsecc.projections import Projection
+
+FEED_FORWARD_KINDS = {"gate", "up", "gate_up", "down"}
+
+
+def weight_count(projection: Projection) -> int:
+    return projection.channels * projection.outputs
+
+
+def skipped_share(
+    method: str, sparsity: float, projections: Sequence[Projection], skippable: Sequence[Projection]
+) -> float:
+    """The share of the ``skippable`` projections' weights, in [0, 1), that is ``sparsity`` of all projections' weights.
+
+    Raises:
+        SparseccError: they have too few weights.
+    """
+    total = sum(map(weight_count, projections))
+    available = sum(map(weight_count, skippable))
+    if sparsity * total >= available:
+        raise SparseccError(
+            f"method {method} can skip {available / total:.1%} of this model's projection weights at most, and "
+            f"sparsity {sparsity:g} is to skip more; give a smaller sparsity or another method"
+        )
+    return sparsity * total / available
