@@ -27,17 +27,22 @@ void AddQuantized(const RowGroup& group, Stripe stripe, size_t whole, float* out
 void AddInt8(const RowGroup& group, Stripe stripe, float* out) {
   const size_t columns = stripe.end - stripe.begin;
   const size_t whole = group.block % int8::kVectorColumns == 0 ? columns / group.block * group.block : 0;
-  AddQuantized<kInt8, Pack16, int8::AddGroup>(group, stripe, whole, out);
+  const auto add = group.block == 32   ? AddQuantized<kInt8, Pack16, int8::AddGroup<32>>
+                   : group.block == 64 ? AddQuantized<kInt8, Pack16, int8::AddGroup<64>>
+                                       : AddQuantized<kInt8, Pack16, int8::AddGroup<0>>;
+  add(group, stripe, whole, out);
 }
 
 void AddInt4(const RowGroup& group, Stripe stripe, float* out) {
   const size_t columns = stripe.end - stripe.begin;
   if (group.block == int4::kVectorColumns / 2) {
     const size_t whole = columns / int4::kVectorColumns * int4::kVectorColumns;
-    return AddQuantized<kInt4, Pack8EvenOdd, int4::AddGroup<true>>(group, stripe, whole, out);
+    return AddQuantized<kInt4, Pack8EvenOdd, int4::AddGroup<32>>(group, stripe, whole, out);
   }
   const size_t whole = group.block % int4::kVectorColumns == 0 ? columns / group.block * group.block : 0;
-  AddQuantized<kInt4, Pack8InOrder, int4::AddGroup<false>>(group, stripe, whole, out);
+  const auto add = group.block == 64 ? AddQuantized<kInt4, Pack8InOrder, int4::AddGroup<64>>
+                                     : AddQuantized<kInt4, Pack8InOrder, int4::AddGroup<0>>;
+  add(group, stripe, whole, out);
 }
 
 }  // namespace

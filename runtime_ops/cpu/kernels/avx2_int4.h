@@ -50,9 +50,9 @@ inline __attribute__((always_inline)) void AddVector(const uint8_t* const* rows,
   }
 }
 
-// Adds 4 rows to a stripe, and prefetches the same stripe of others. kHasPairOfBlocks: a vector spans two blocks of 32;
-// else it lies within one block.
-template <bool kIsFirst, bool kHasPairOfBlocks, size_t kAhead>
+// Adds 4 rows to a stripe, and prefetches the same stripe of others. A vector spans two blocks if kBlock is 32; else it
+// lies within one, of kBlock columns or of any multiple of 64 if kBlock is 0.
+template <bool kIsFirst, size_t kBlock, size_t kAhead>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
                                        Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int16_t* sums) {
   const uint8_t* rows[kRowsAtOnce];
@@ -62,7 +62,7 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
   };
   const size_t bytes = (stripe.end - stripe.begin) / 2;
   size_t byte = 0;
-  if (kHasPairOfBlocks) {
+  if (kBlock == 32) {
     const uint32_t* eight_blocks = group_pairs[0];
     const auto add_two_blocks = [&](auto place) __attribute__((always_inline)) {
       constexpr int kPlace = decltype(place)::value;
@@ -85,24 +85,24 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
     if (byte + 32 < bytes) add_two_blocks(Constant<1>());
     if (byte + 64 < bytes) prefetch(byte + 64), add_two_blocks(Constant<2>());
   } else {
-    for (; byte < bytes; byte += sizeof(__m256i), sums += kVectorColumns) {
-      if (byte % 64 == 0) prefetch(byte);
+    const auto add = [&](size_t place) __attribute__((always_inline)) {
+      const size_t b = BlockOf<kBlock>(2 * byte + place * kVectorColumns, block);
       __m256i pairs[kRowsAtOnce / 2];
-      for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
-        pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][2 * byte / block]));
-      }
-      AddVector<kIsFirst>(rows, byte, pairs, sums);
-    }
+      for (size_t p = 0; p < kRowsAtOnce / 2; ++p) pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][b]));
+      AddVector<kIsFirst>(rows, byte + place * sizeof(__m256i), pairs, sums + place * kVectorColumns);
+    };
+    for (; byte + 64 <= bytes; byte += 64, sums += 2 * kVectorColumns) prefetch(byte), add(0), add(1);
+    if (byte < bytes) prefetch(byte), add(0);
   }
 }
 
 // out += unit * (sums - 8 * sum of m), in the order of columns.
-template <bool kHasPairOfBlocks>
+template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
                                       Prefetcher* prefetcher, float* out) {
   for (size_t c = 0; c < columns; c += kVectorColumns) {
     if (c % 256 == 0) prefetcher->WholeRow();
-    const size_t first = kHasPairOfBlocks ? c / 32 : c / block, second = kHasPairOfBlocks ? first + 1 : first;
+    const size_t first = BlockOf<kBlock>(c, block), second = kBlock == 32 ? first + 1 : first;
     const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
                              _mm256_broadcast_ss(multipliers.units + second)};
     const __m128i first_sum = _mm_cvtsi32_si128(multipliers.sums[first]);
@@ -127,24 +127,24 @@ __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& mu
   }
 }
 
-template <bool kHasPairOfBlocks>
+template <size_t kBlock>
 void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
   alignas(32) int16_t sums[kMaxStripe];
   const char *two[2], *three[3];
   prefetcher.Scales<kRowsAtOnce>();
   prefetcher.Take(three);
-  AddRows<true, kHasPairOfBlocks>(group.rows, multipliers.pairs, stripe, group.block, three, sums);
+  AddRows<true, kBlock>(group.rows, multipliers.pairs, stripe, group.block, three, sums);
   for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
     prefetcher.Scales<kRowsAtOnce>();
     if (i / kRowsAtOnce % 2 == 0) {
       prefetcher.Take(three);
-      AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, three, sums);
+      AddRows<false, kBlock>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, three, sums);
     } else {
       prefetcher.Take(two);
-      AddRows<false, kHasPairOfBlocks>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, two, sums);
+      AddRows<false, kBlock>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, two, sums);
     }
   }
-  Finish<kHasPairOfBlocks>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
+  Finish<kBlock>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
 }
 
 }  // namespace int4

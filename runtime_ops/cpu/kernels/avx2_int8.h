@@ -34,30 +34,34 @@ inline __attribute__((always_inline)) void AddVector(const int8_t* const* rows, 
 }
 
 // Adds 4 rows to a stripe, and prefetches the same stripe of others.
-template <bool kIsFirst, size_t kAhead>
+template <bool kIsFirst, size_t kBlock, size_t kAhead>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
                                        Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int32_t* sums) {
   const int8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
   const size_t columns = stripe.end - stripe.begin;
-  for (size_t c = 0; c < columns; c += kVectorColumns) {
-    if (c % 64 == 0) {
-      for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + c, _MM_HINT_T0);
-    }
+  const auto prefetch = [&](size_t c) __attribute__((always_inline)) {
+    for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + c, _MM_HINT_T0);
+  };
+  const auto add = [&](size_t c) __attribute__((always_inline)) {
+    const size_t b = BlockOf<kBlock>(c, block);
     __m256i pairs[kRowsAtOnce / 2];
-    for (size_t p = 0; p < kRowsAtOnce / 2; ++p)
-      pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][c / block]));
+    for (size_t p = 0; p < kRowsAtOnce / 2; ++p) pairs[p] = _mm256_set1_epi32(static_cast<int>(group_pairs[p][b]));
     AddVector<kIsFirst>(rows, c, pairs, sums);
     AddVector<kIsFirst>(rows, c + 16, pairs, sums);
-  }
+  };
+  size_t c = 0;
+  for (; c + 64 <= columns; c += 64) prefetch(c), add(c), add(c + kVectorColumns);
+  if (c < columns) prefetch(c), add(c);
 }
 
 // out += unit * sums, in the order of columns.
+template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
                                       Prefetcher* prefetcher, float* out) {
   for (size_t c = 0; c < columns; c += 16) {
     if (c % 256 == 0) prefetcher->WholeRow();
-    const __m256 unit = _mm256_set1_ps(multipliers.units[c / block]);
+    const __m256 unit = _mm256_set1_ps(multipliers.units[BlockOf<kBlock>(c, block)]);
     const auto* from = reinterpret_cast<const __m256i*>(sums + c);
     const __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
     const __m256 first = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(low, high, 0x20));
@@ -67,16 +71,17 @@ __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& mu
   }
 }
 
+template <size_t kBlock>
 void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
   alignas(32) int32_t sums[kMaxStripe];
   const char* ahead[3];
   for (size_t i = 0; i < group.count; i += kRowsAtOnce) {
     prefetcher.Scales<kRowsAtOnce>();
     prefetcher.Take(ahead);
-    const auto add = i == 0 ? AddRows<true, 3> : AddRows<false, 3>;
+    const auto add = i == 0 ? AddRows<true, kBlock, 3> : AddRows<false, kBlock, 3>;
     add(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, ahead, sums);
   }
-  Finish(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
+  Finish<kBlock>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
 }
 
 }  // namespace int8

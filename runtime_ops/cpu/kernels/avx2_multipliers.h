@@ -20,7 +20,6 @@
 namespace sparsecc {
 namespace {
 
-constexpr size_t kBlocksAtOnce = 16;
 constexpr size_t kMaxBlocks = kMaxStripe / 32;
 constexpr size_t kPairs = kMaxGroup / 2;
 
@@ -30,10 +29,16 @@ struct Multipliers {
   alignas(32) float units[kMaxBlocks];
 };
 
+// The block of a column, without a division where the size of blocks is known: kBlock, or `block` if that is 0.
+template <size_t kBlock>
+inline size_t BlockOf(size_t column, size_t block) {
+  return column / (kBlock == 0 ? block : kBlock);
+}
+
 // 16 bits for each multiplier: the pair is (m[even], m[odd]) in the halves of 32 bits, block after block.
 struct Pack16 {
   static constexpr float kLargest = 32767.0f;
-  static constexpr size_t kRowsAhead = 2;  // prefetched while 16 blocks are filled
+  static constexpr size_t kRowsAhead = 4;  // prefetched while a stripe's blocks are filled
   static __m256i Pair(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA); }
 };
 
@@ -41,7 +46,7 @@ struct Pack16 {
 // and the upper half those at odd places, so that one shuffle within halves gives the pair of two neighbouring blocks.
 struct Pack8 {
   static constexpr float kLargest = 127.0f;
-  static constexpr size_t kRowsAhead = 4;
+  static constexpr size_t kRowsAhead = 8;
   static __m256i Pair(__m256i even, __m256i odd) {
     const __m256i words = _mm256_packs_epi32(even, odd);
     const __m256i bytes = _mm256_packs_epi16(words, words);
@@ -120,42 +125,51 @@ inline bool Units(__m128i largest_scales, float largest_multiplier, float* units
   return true;
 }
 
-// Fills 16 blocks from `b` on, of which scales[i] + offset are the scales. False where integers will not do.
-template <typename Pack>
+// 8 or 16 scales; past the 8, zeros.
+template <size_t kEights>
+inline __m256i LoadScales(const uint16_t* scales) {
+  if (kEights == 2) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales));
+  return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+}
+
+// Fills 8 or 16 blocks from `b` on, of which scales[i] + offset are the scales. False where integers will not do.
+template <typename Pack, size_t kEights>
 inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* scales, size_t offset,
                                                       const RowGroup& group, float largest_value, size_t b,
                                                       Multipliers* multipliers) {
   __m256i largest = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (size_t i = 0; i < kMaxGroup; ++i) {  // the bits of positive float16 are in the order of their values
-    const __m256i sixteen = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales[i] + offset));
-    largest = _mm256_max_epu16(largest, _mm256_and_si256(sixteen, _mm256_set1_epi16(0x7FFF)));
+    const __m256i magnitudes = _mm256_and_si256(LoadScales<kEights>(scales[i] + offset), _mm256_set1_epi16(0x7FFF));
+    largest = _mm256_max_epu16(largest, magnitudes);
   }
-  __m256 inverse[2];
+  const __m128i largest_scales[2] = {_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1)};
   const float largest_multiplier = largest_value / Pack::kLargest;
-  if (!Units(_mm256_castsi256_si128(largest), largest_multiplier, multipliers->units + b, inverse) ||
-      !Units(_mm256_extracti128_si256(largest, 1), largest_multiplier, multipliers->units + b + 8, inverse + 1)) {
-    return false;
+  __m256 inverse[kEights];
+  for (size_t eight = 0; eight < kEights; ++eight) {
+    if (!Units(largest_scales[eight], largest_multiplier, multipliers->units + b + 8 * eight, inverse + eight)) {
+      return false;
+    }
   }
   const auto multiplier = [&](const uint16_t* eight, __m256 value, __m256 unit_inverse) __attribute__((always_inline)) {
     const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(eight)));
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(scale, value), unit_inverse));
   };
-  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  __m256i sums[kEights] = {};
 #pragma GCC unroll 2
   for (size_t pair = 0; pair < kPairs; ++pair) {
     const uint16_t *even_scales = scales[2 * pair] + offset, *odd_scales = scales[2 * pair + 1] + offset;
     const __m256 even_value = _mm256_broadcast_ss(group.values + 2 * pair);
     const __m256 odd_value = _mm256_broadcast_ss(group.values + 2 * pair + 1);
-    for (size_t half = 0; half < 2; ++half) {
-      const __m256i even = multiplier(even_scales + 8 * half, even_value, inverse[half]);
-      const __m256i odd = multiplier(odd_scales + 8 * half, odd_value, inverse[half]);
-      sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(even, odd));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b + 8 * half), Pack::Pair(even, odd));
+    for (size_t eight = 0; eight < kEights; ++eight) {
+      const __m256i even = multiplier(even_scales + 8 * eight, even_value, inverse[eight]);
+      const __m256i odd = multiplier(odd_scales + 8 * eight, odd_value, inverse[eight]);
+      sums[eight] = _mm256_add_epi32(sums[eight], _mm256_add_epi32(even, odd));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b + 8 * eight), Pack::Pair(even, odd));
     }
   }
-  for (size_t half = 0; half < 2; ++half) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b + 8 * half), sums[half]);
+  for (size_t eight = 0; eight < kEights; ++eight) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b + 8 * eight), sums[eight]);
   }
   return true;
 }
@@ -167,19 +181,25 @@ inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t fi
                                                 Prefetcher* prefetcher, Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
   if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
+  const size_t steps = (blocks + 15) / 16;
   size_t b = 0;
-  for (; b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
-    for (size_t i = 0; i < Pack::kRowsAhead; ++i) prefetcher->WholeRow();
-    if (!FillBlocks<Pack>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
+  for (size_t step = 0; step < steps; ++step, b += 16) {
+    for (size_t i = 0; i < Pack::kRowsAhead / steps; ++i) prefetcher->WholeRow();
+    if (b + 16 > blocks) break;
+    if (!FillBlocks<Pack, 2>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
   }
-  if (b == blocks) return true;
-  alignas(32) uint16_t last[kMaxGroup][kBlocksAtOnce] = {};  // past them, the file may end
+  if (b + 8 <= blocks) {
+    if (!FillBlocks<Pack, 1>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
+    b += 8;
+  }
+  if (b >= blocks) return true;
+  alignas(16) uint16_t last[kMaxGroup][8] = {};  // past them, the file may end
   const uint16_t* last_scales[kMaxGroup];
   for (size_t i = 0; i < kMaxGroup; ++i) {
     for (size_t j = b; j < blocks; ++j) last[i][j - b] = group.scales[i][first_block + j];
     last_scales[i] = last[i];
   }
-  return FillBlocks<Pack>(last_scales, 0, group, largest_value, b, multipliers);
+  return FillBlocks<Pack, 1>(last_scales, 0, group, largest_value, b, multipliers);
 }
 
 }  // namespace
