@@ -87,22 +87,35 @@ def run_prompt(
         SparseccError: onnxruntime cannot run the model.
     """
     ids = np.asarray(token_ids, np.int64)[None]
-    empty = np.zeros((1, kv_heads, 0, head_size), np.float32)
-    cache = {argument.name: empty for argument in session.get_inputs() if argument.name.startswith("past")}
+    cache = empty_cache(session, kv_heads=kv_heads, head_size=head_size)
     presents = {argument.name.split(".", 1)[-1]: argument.name for argument in session.get_outputs()}
     with runtime_failures("the key-value cache of the model has inputs without outputs"):
         updates = [presents[name.split(".", 1)[-1]] for name in cache]
-    given = {argument.name for argument in session.get_inputs()}
     for start in range(0, ids.shape[1], PIECE_TOKENS):
-        piece = ids[:, start : start + PIECE_TOKENS]
-        end = start + piece.shape[1]
-        inputs = {
-            "input_ids": piece,
-            "attention_mask": np.ones((1, end), np.int64),
-            "position_ids": np.arange(start, end)[None],
-        }
-        inputs = {name: value for name, value in inputs.items() if name in given}
+        inputs = piece_inputs(session, ids[:, start : start + PIECE_TOKENS], start)
         with runtime_failures("onnxruntime cannot run the model"):
             results = session.run([*outputs, *updates], {**inputs, **cache, **settings})
         cache = dict(zip(cache, results[len(outputs) :], strict=True))
         yield results[: len(outputs)]
+
+
+def empty_cache(
+    session: onnxruntime.InferenceSession, *, kv_heads: int, head_size: int
+) -> dict[str, NDArray[np.float32]]:
+    """The inputs of a decoder that hold its key-value cache, before the first token."""
+    empty = np.zeros((1, kv_heads, 0, head_size), np.float32)
+    return {argument.name: empty for argument in session.get_inputs() if argument.name.startswith("past")}
+
+
+def piece_inputs(
+    session: onnxruntime.InferenceSession, piece: NDArray[np.int64], start: int
+) -> dict[str, NDArray[np.int64]]:
+    """What a decoder is given for tokens int64 [1, T] of a prompt from position ``start`` on, but for its cache."""
+    end = start + piece.shape[1]
+    inputs = {
+        "input_ids": piece,
+        "attention_mask": np.ones((1, end), np.int64),
+        "position_ids": np.arange(start, end)[None],
+    }
+    given = {argument.name for argument in session.get_inputs()}
+    return {name: value for name, value in inputs.items() if name in given}

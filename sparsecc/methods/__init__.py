@@ -9,6 +9,7 @@ from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.ffn_threshold import ffn_threshold
 from sparsecc.methods.relu import relu
 from sparsecc.methods.teal import teal
+from sparsecc.methods.teal_greedy import teal_greedy
 from sparsecc.methods.wina import wina
 from sparsecc.recipe import Recipe
 
@@ -16,4 +17,10 @@ Method = Callable[[CalibratedModel, float], Recipe]
 
 __all__ = ["METHODS", "CalibratedModel", "Method"]
 
-METHODS: dict[str, Method] = {"teal": teal, "wina": wina, "ffn-threshold": ffn_threshold, "relu": relu}
+METHODS: dict[str, Method] = {
+    "teal": teal,
+    "teal-greedy": teal_greedy,
+    "wina": wina,
+    "ffn-threshold": ffn_threshold,
+    "relu": relu,
+}
