@@ -13,21 +13,21 @@ from sparsecc.projections import ACTIVATION_OPS, PASS_THROUGH_OPS, Projection, i
 ATTENTION_INPUT = "attention_input"
 O_INPUT = "o_input"
 FFN_INPUT = "ffn_input"
-GATE = "gate"
+PRE_ACTIVATION = "pre_activation"
 GATE_ACTIVATION = "gate_activation"
 UP = "up"
 DOWN_INPUT = "down_input"
 
-COMPONENTS = (ATTENTION_INPUT, O_INPUT, FFN_INPUT, GATE, GATE_ACTIVATION, UP, DOWN_INPUT)
+COMPONENTS = (ATTENTION_INPUT, O_INPUT, FFN_INPUT, PRE_ACTIVATION, GATE_ACTIVATION, UP, DOWN_INPUT)
 """In the order of the data.
 
 ======================  ================================================================================================
 ``attention_input``     what q, k and v read
 ``o_input``             what o reads: the heads' results
 ``ffn_input``           what gate and up read
-``gate``                the product of gate, before the activation function; gated networks have it
-``gate_activation``     the same behind the activation function
-``up``                  the product of up; without a gate, before the activation function
+``pre_activation``      what the activation function reads: the product of gate, or of up in a network without a gate
+``gate_activation``     the activated gate; gated networks have it
+``up``                  the product of up; gated networks have it
 ``down_input``          what down reads: gate_activation * up, or without a gate the activated up
 ======================  ================================================================================================
 
@@ -35,7 +35,7 @@ Products are taken with their bias. The last dimension of a component are its ne
 """
 
 FFN_NEURONS = (GATE_ACTIVATION, UP, DOWN_INPUT)
-"""The components inside the feed-forward network that the paper sets to zero where they are small."""
+"""What may be zero inside a feed-forward network: these the paper sets to zero where they are small."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +85,13 @@ def _first(projections: Mapping[str, Projection], *kinds: str) -> Projection | N
 def _inside_network(down: Projection, gate: Projection | None, up: Projection | None) -> dict[str, ir.Value]:
     """The values between the projections of a feed-forward network, but for what ``down`` reads."""
     if gate is None:
-        return {UP: _before_activation(up.node, down.input)} if up is not None else {}
+        return {PRE_ACTIVATION: _before_activation(up.node, down.input)} if up is not None else {}
     multiply = down.input.producer()
     assert multiply is not None
     sides = [value for value in multiply.inputs if value is not None]
     activated = next(side for side in sides if any(node.op_type in ACTIVATION_OPS for node in _behind(side)))
     linear = next(side for side in sides if side is not activated)
-    return {GATE: _before_activation(gate.node, activated), GATE_ACTIVATION: activated, UP: linear}
+    return {PRE_ACTIVATION: _before_activation(gate.node, activated), GATE_ACTIVATION: activated, UP: linear}
 
 
 def _before_activation(linear: ir.Node, activated: ir.Value) -> ir.Value:

@@ -86,7 +86,7 @@ def sparsity_sweep(
                 for entry in thresholds
                 if entry.sparsity == target and entry.component in components
             }
-            outcome = model.run(windows, chosen) if chosen else unchanged
+            outcome = model.run(windows, chosen) if any(at > 0 for at in chosen.values()) else unchanged
             yield SparsityPoint(
                 scope=scope,
                 target_sparsity=target,
@@ -147,8 +147,8 @@ class _ThresholdedModel:
         ThresholdValuesPass(list(self._values.values()))(model)
         CountActivePass()(model)
         ShipFunctionsPass()(model)
-        counts = {str(node.inputs[0].name): active_count_name(node) for node in model.graph if is_threshold(node)}
-        self._counts = [counts[value] for value in self._values.values()]
+        counts = {node.inputs[0]: active_count_name(node) for node in model.graph if is_threshold(node)}
+        self._counts = [counts[part.value] for part in components]
         self._session = open_session(
             ir.to_proto(model).SerializeToString(),
             data_folder=dense.directory,

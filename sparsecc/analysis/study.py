@@ -19,16 +19,19 @@ from sparsecc.analysis import (
     magnitude_distribution,
     natural_sparsity,
     predictability,
+    prediction,
     sparsity_sweep,
     weight_magnitudes,
 )
 from sparsecc.analysis.collection import open_activations
-from sparsecc.analysis.components import GATE, find_components
+from sparsecc.analysis.components import GATE_ACTIVATION, find_components
 from sparsecc.analysis.facts import EVALUATION_TOKENS, SAMPLED_TOKENS, STUDY_TOKENS, StudyFacts
 from sparsecc.analysis.important_neurons import ImportantNeurons
 from sparsecc.analysis.magnitude_distribution import MagnitudeQuantile, SparsityThreshold
 from sparsecc.analysis.natural_sparsity import NaturalSparsity
 from sparsecc.analysis.predictability import PatternMatch, PromptVariant
+from sparsecc.analysis.prediction import PredictionQuality
+from sparsecc.analysis.predictor_export import predictor_name, write_predictor
 from sparsecc.analysis.sparsity_sweep import SparsityPoint
 from sparsecc.analysis.table import write_table
 from sparsecc.analysis.weight_magnitudes import WeightMagnitudes
@@ -169,6 +172,14 @@ def _write_tables(
     variants = predictability.prompt_variants(patterns, load_tokenizer(dense.directory))
     write_table(directory / predictability.PROMPTS_FILE, PromptVariant, variants)
 
+    qualities: list[PredictionQuality] = []
+    with open_activations(activations) as opened:
+        for predictor, of_predictor in prediction.predict_active_sets(opened, important, seed=study_facts.seed):
+            path = directory / predictor_name(predictor.source_layer)
+            write_predictor(path, predictor, model_sha256=study_facts.model_sha256)
+            qualities += of_predictor
+    write_table(directory / prediction.FILE, PredictionQuality, qualities)
+
     is_finite = not any(entry.not_finite for entry in natural)
     points = (
         sparsity_sweep.sparsity_sweep(dense, texts.evaluated, thresholds, threads=threads)
@@ -205,7 +216,7 @@ def _facts(name: str, dense: Artifact, texts: _Texts, activations: Path, sparsit
         evaluation_tokens=texts.evaluated.tokens,
         sparsity=sparsity,
         layers=len({component.layer for component in components}),
-        is_gated=GATE in neurons,
+        is_gated=GATE_ACTIVATION in neurons,
         neurons=neurons,
         parameters=dict(parameters),
         versions=json.loads(provenance.versions),
