@@ -9,7 +9,15 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional
 
-from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, has_input, integers, require
+from sparsecc.runtime_ops.triton.operators.operator import (
+    Kernel,
+    Operator,
+    Placement,
+    has_input,
+    integers,
+    is_for_triton,
+    require,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +151,11 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
         queries, keys, values = _heads_of(query, key, value, setting)
         length, total = queries.shape[2], integers(total_length)[0]
         is_in_place = past_key.shape[2] >= total
+        if is_in_place and length == 1 and positions is None and _has_kernel(queries, past_key, setting, cosines):
+            attended = _attend_one(
+                queries, keys, values, (past_key, past_value), last_positions, (cosines, sines), setting
+            )
+            return attended, past_key, past_value
         placed = _positions(last_positions, past_key.shape[2], queries, is_in_place)
         if setting.rotates:
             assert cosines is not None
@@ -178,6 +191,45 @@ def _heads_of(
     packed = split_heads(query, setting.heads + 2 * setting.kv_heads)
     queries, keys, values = torch.split(packed, [setting.heads, setting.kv_heads, setting.kv_heads], dim=1)
     return queries, keys, values
+
+
+def _has_kernel(
+    queries: torch.Tensor, cache: torch.Tensor, setting: AttentionSetting, cosines: torch.Tensor | None
+) -> bool:
+    """Whether a Triton kernel computes the attention of one token."""
+    if not is_for_triton(queries) or queries.shape[0] != 1 or cache.dtype != queries.dtype:
+        return False
+    from sparsecc.runtime_ops.triton.decode_attention import is_served
+
+    head_size = queries.shape[-1]
+    turns_whole_heads = cosines is None or (cosines.shape[-1] * 2 == head_size and not setting.interleaved)
+    return turns_whole_heads and is_served(setting.heads, setting.kv_heads, head_size)
+
+
+def _attend_one(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    cache: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    rotation: tuple[torch.Tensor | None, torch.Tensor | None],
+    setting: AttentionSetting,
+) -> torch.Tensor:
+    from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
+
+    cosines, sines = rotation
+    attended = decode_attention(
+        queries.reshape(-1),
+        keys.reshape(-1),
+        values.reshape(-1),
+        *cache,
+        position,
+        Rotation(cosines, sines) if setting.rotates and cosines is not None and sines is not None else None,
+        scale=setting.scale or 1 / math.sqrt(queries.shape[-1]),
+        window=setting.window,
+        softcap=setting.softcap,
+    )
+    return attended.reshape(1, 1, -1)
 
 
 def _positions(

@@ -92,6 +92,8 @@ OPERATORS = {
     ("", "Greater"): _plain(torch.gt),
     ("", "GreaterOrEqual"): _plain(torch.ge),
     ("", "Identity"): _plain(lambda tensor: tensor),
+    ("", "IsInf"): _plain(torch.isinf),
+    ("", "IsNaN"): _plain(torch.isnan),
     ("", "LeakyRelu"): Operator(_bind_leaky_relu),
     ("", "Less"): _plain(torch.lt),
     ("", "LessOrEqual"): _plain(torch.le),

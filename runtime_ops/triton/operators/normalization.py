@@ -6,7 +6,7 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional
 
-from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, require
+from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, is_for_triton, require
 
 
 def rms_norm(hidden: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -33,7 +33,15 @@ def _require_last_axis(node: ir.Node) -> None:
 def _bind_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
     _require_last_axis(node)
     epsilon = _epsilon(node, 1e-5)
-    return lambda hidden, scale: rms_norm(hidden, scale, epsilon)
+
+    def norm(hidden: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if is_for_triton(hidden):
+            from sparsecc.runtime_ops.triton.row_norm import row_norm
+
+            return row_norm(hidden, None, scale, epsilon)[0]
+        return rms_norm(hidden, scale, epsilon)
+
+    return norm
 
 
 def _bind_layer_norm(node: ir.Node, _placement: Placement) -> Kernel:
@@ -53,6 +61,11 @@ def _bind_skip_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
     def skip_rms_norm(
         hidden: torch.Tensor, skip: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
+        if is_for_triton(hidden) and bias is None:
+            from sparsecc.runtime_ops.triton.row_norm import row_norm
+
+            normed, total = row_norm(hidden, skip, scale, epsilon)
+            return normed, total, total, total
         total = hidden + skip if bias is None else hidden + skip + bias
         return rms_norm(total, scale, epsilon), total, total, total
 

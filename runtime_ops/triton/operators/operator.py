@@ -65,6 +65,11 @@ def stored_type(dtype: ir.DataType) -> torch.dtype:
     return _STORED_TYPES[dtype]
 
 
+def is_for_triton(tensor: torch.Tensor) -> bool:
+    """Whether a kernel computes with a tensor; torch does on a CPU, and where gradients are asked for."""
+    return tensor.is_cuda and not tensor.requires_grad
+
+
 def require(condition: bool, node: ir.Node, complaint: str) -> None:
     """Refuse a node that asks for what its operator here cannot do.
 

@@ -6,7 +6,14 @@ import onnx_ir as ir
 import torch
 
 from sparsecc.runtime_ops.triton.operators.host_values import copy_on
-from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, has_input, require
+from sparsecc.runtime_ops.triton.operators.operator import (
+    Kernel,
+    Operator,
+    Placement,
+    has_input,
+    is_for_triton,
+    require,
+)
 from sparsecc.runtime_ops.triton.projection import unpacked_int4
 
 _CONTRIB_BITS = (2, 4, 8)
@@ -54,6 +61,7 @@ def _bind_matmul_nbits(node: ir.Node, _placement: Placement) -> Kernel:
     require(not node.attributes.get_int("weight_prepacked", 0), node, "has a prepacked weight")
     require(not has_input(node, 4), node, "has a g_idx")
     blocks = -(-channels // block_size)
+    has_kernel = bits in (4, 8) and not has_input(node, 3)
 
     def matmul_nbits(
         hidden: torch.Tensor,
@@ -64,6 +72,11 @@ def _bind_matmul_nbits(node: ir.Node, _placement: Placement) -> Kernel:
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         scales = scales.reshape(columns, blocks)
+        if has_kernel and is_for_triton(hidden) and hidden.numel() == channels:
+            from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
+
+            rows = packed.reshape(columns, blocks, -1)
+            return packed_rows_product(hidden, rows, scales, bias, bits).reshape(*hidden.shape[:-1], columns)
         packed = packed.reshape(columns, -1)
         weight = _dequantized_rows(packed, scales, zero_points, bits, block_size, channels).to(hidden.dtype)
         return torch.nn.functional.linear(hidden, weight, bias)

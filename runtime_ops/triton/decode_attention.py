@@ -1,0 +1,225 @@
+"""A Triton kernel for the attention of one token: rotary embedding, the write to the cache and the sum over it.
+
+Flash decoding: each program takes one key-value head and a share of the cached positions, and the last of a head to
+finish joins what all found (FlashAttention-2, arXiv 2307.08691, section 3.1, over splits of the keys).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+from sparsecc.runtime_ops.triton.dependent_launch import launch_options, starts_early
+from sparsecc.runtime_ops.triton.early_start import let_next_kernel_start, wait_for_kernel_ahead
+
+_QUERY_ROWS = 16
+"""tl.dot wants that many rows; a key-value head has at most as many query heads."""
+_KEYS_AT_ONCE = 64
+_MOST_SPLITS = 16
+_WARPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """cosines and sines [most positions, D / 2] that turn the halves of queries and keys."""
+
+    cosines: torch.Tensor
+    sines: torch.Tensor
+
+
+@triton.jit
+def _rotated(first, second, cosine, sine, dtype):
+    """Both halves of a head, turned, and rounded as they are stored."""
+    return (first * cosine - second * sine).to(dtype), (second * cosine + first * sine).to(dtype)
+
+
+@triton.jit
+def _capped(scores, SOFTCAP: tl.constexpr):
+    if SOFTCAP > 0:
+        scaled = scores / SOFTCAP
+        scores = SOFTCAP * (2 / (1 + tl.exp(-2 * scaled)) - 1)
+    return scores
+
+
+@triton.jit
+def _decode_attention(
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    cached_key_ptr,
+    cached_value_ptr,
+    position_ptr,
+    cosine_ptr,
+    sine_ptr,
+    out_ptr,
+    largest_ptr,
+    weight_ptr,
+    partial_ptr,
+    ticket_ptr,
+    capacity,
+    scale,
+    REPEATS: tl.constexpr,
+    ROWS: tl.constexpr,
+    HALF: tl.constexpr,
+    KEYS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ROTATES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    head, split = tl.program_id(0), tl.program_id(1)
+    size: tl.constexpr = 2 * HALF
+    dtype = cached_key_ptr.dtype.element_ty
+    if EARLY:
+        wait_for_kernel_ahead()
+        let_next_kernel_start()
+    position = tl.load(position_ptr).to(tl.int32)
+    row, half, column = tl.arange(0, ROWS), tl.arange(0, HALF), tl.arange(0, size)
+    is_head = row < REPEATS
+    query_at = query_ptr + (head * REPEATS + row[:, None]) * size + half[None, :]
+    query1 = tl.load(query_at, mask=is_head[:, None], other=0.0).to(tl.float32)
+    query2 = tl.load(query_at + HALF, mask=is_head[:, None], other=0.0).to(tl.float32)
+    key1 = tl.load(key_ptr + head * size + half).to(tl.float32)
+    key2 = tl.load(key_ptr + head * size + HALF + half).to(tl.float32)
+    if ROTATES:
+        cosine = tl.load(cosine_ptr + position * HALF + half).to(tl.float32)
+        sine = tl.load(sine_ptr + position * HALF + half).to(tl.float32)
+        query1, query2 = _rotated(query1, query2, cosine[None, :], sine[None, :], dtype)
+        key1, key2 = _rotated(key1, key2, cosine, sine, dtype)
+    query1, query2, key1, key2 = query1.to(dtype), query2.to(dtype), key1.to(dtype), key2.to(dtype)
+    cached_key_ptr += head.to(tl.int64) * capacity * size
+    cached_value_ptr += head.to(tl.int64) * capacity * size
+    largest = tl.full([ROWS], float("-inf"), tl.float32)
+    weight = tl.zeros([ROWS], tl.float32)
+    partial = tl.zeros([ROWS, size], tl.float32)
+    if split == 0:
+        value = tl.load(value_ptr + head * size + column).to(dtype)
+        new_at = position.to(tl.int64) * size
+        tl.store(cached_key_ptr + new_at + half, key1)
+        tl.store(cached_key_ptr + new_at + HALF + half, key2)
+        tl.store(cached_value_ptr + new_at + column, value)
+        products = query1.to(tl.float32) * key1.to(tl.float32)[None, :]
+        products += query2.to(tl.float32) * key2.to(tl.float32)[None, :]
+        largest = _capped(tl.sum(products, 1) * scale, SOFTCAP)
+        weight += 1
+        partial += value.to(tl.float32)[None, :]
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(position - WINDOW + 1, 0)
+    share = tl.cdiv(tl.cdiv(position - first, SPLITS), KEYS) * KEYS
+    begin = first + split * share
+    end = tl.minimum(begin + share, position)
+    for start in tl.range(begin, end, KEYS):
+        keys = start + tl.arange(0, KEYS)
+        is_cached = keys < end
+        key_at = cached_key_ptr + keys[None, :].to(tl.int64) * size + half[:, None]
+        cached1 = tl.load(key_at, mask=is_cached[None, :], other=0.0)
+        cached2 = tl.load(key_at + HALF, mask=is_cached[None, :], other=0.0)
+        value_at = cached_value_ptr + keys[:, None].to(tl.int64) * size + column[None, :]
+        values = tl.load(value_at, mask=is_cached[:, None], other=0.0)
+        scores = tl.dot(query1, cached1, input_precision=PRECISION)
+        scores += tl.dot(query2, cached2, input_precision=PRECISION)
+        scores = tl.where(is_cached[None, :], _capped(scores * scale, SOFTCAP), float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(scores, 1))
+        kept = tl.exp(largest - new_largest)
+        weights = tl.exp(scores - new_largest[:, None])
+        weight = weight * kept + tl.sum(weights, 1)
+        partial = partial * kept[:, None] + tl.dot(weights.to(dtype), values, input_precision=PRECISION)
+        largest = new_largest
+    out_at = out_ptr + (head * REPEATS + row[:, None]) * size + column[None, :]
+    if SPLITS == 1:
+        tl.store(out_at, (partial / weight[:, None]).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
+    else:
+        slot = (head * SPLITS + split) * ROWS + row
+        tl.store(largest_ptr + slot, largest)
+        tl.store(weight_ptr + slot, weight)
+        tl.store(partial_ptr + slot[:, None] * size + column[None, :], partial)
+        tl.debug_barrier()
+        ticket = tl.atomic_add(ticket_ptr + head, 1)
+        if ticket == SPLITS - 1:
+            largest = tl.full([ROWS], float("-inf"), tl.float32)
+            for other in tl.static_range(SPLITS):
+                slot = (head * SPLITS + other) * ROWS + row
+                largest = tl.maximum(largest, tl.load(largest_ptr + slot, cache_modifier=".cg"))
+            weight = tl.zeros([ROWS], tl.float32)
+            partial = tl.zeros([ROWS, size], tl.float32)
+            for other in range(SPLITS):
+                slot = (head * SPLITS + other) * ROWS + row
+                kept = tl.exp(tl.load(largest_ptr + slot, cache_modifier=".cg") - largest)
+                weight += kept * tl.load(weight_ptr + slot, cache_modifier=".cg")
+                found_at = partial_ptr + slot[:, None] * size + column[None, :]
+                partial += kept[:, None] * tl.load(found_at, cache_modifier=".cg")
+            tl.store(out_at, (partial / weight[:, None]).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
+            tl.store(ticket_ptr + head, 0)
+
+
+def is_served(heads: int, kv_heads: int, head_size: int) -> bool:
+    """Whether the kernel has room for so many query heads of a key-value head, and for heads of that size."""
+    is_power = head_size & (head_size - 1) == 0
+    return is_power and 32 <= head_size <= 256 and heads // kv_heads <= _QUERY_ROWS
+
+
+def decode_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cached_key: torch.Tensor,
+    cached_value: torch.Tensor,
+    position: torch.Tensor,
+    rotation: Rotation | None,
+    *,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> torch.Tensor:
+    """Attend with one token's query [H D] to itself and all before it: [H D].
+
+    key and value [G D] are written to the cache [1, G, capacity, D] at ``position``, an integer [1] on the device.
+    Queries and keys are turned by that position first. A ``window`` of 0 sees all keys; scores s become
+    softcap * tanh(s / softcap) unless that is 0.
+    """
+    _, kv_heads, capacity, head_size = cached_key.shape
+    out = torch.empty_like(query)
+    splits = min(_MOST_SPLITS, triton.cdiv(capacity, _KEYS_AT_ONCE))
+    workspace = _workspace(query.device, kv_heads, head_size)
+    _decode_attention[(kv_heads, splits)](
+        query,
+        key,
+        value,
+        cached_key,
+        cached_value,
+        position,
+        rotation.cosines if rotation else query,
+        rotation.sines if rotation else query,
+        out,
+        *workspace,
+        capacity,
+        scale,
+        REPEATS=query.numel() // head_size // kv_heads,
+        ROWS=_QUERY_ROWS,
+        HALF=head_size // 2,
+        KEYS=_KEYS_AT_ONCE,
+        SPLITS=splits,
+        WINDOW=window,
+        SOFTCAP=softcap,
+        ROTATES=rotation is not None,
+        PRECISION="ieee",
+        EARLY=starts_early(query.device),
+        num_warps=_WARPS,
+        **launch_options(query.device),
+    )
+    return out
+
+
+@functools.lru_cache
+def _workspace(device: torch.device, kv_heads: int, head_size: int) -> tuple[torch.Tensor, ...]:
+    """What the splits of a head leave for the last of them, and the tickets that tell which is; used in turn."""
+    rows = kv_heads * _MOST_SPLITS * _QUERY_ROWS
+    found = [torch.empty(size, device=device) for size in (rows, rows, rows * head_size)]
+    return (*found, torch.zeros(kv_heads, dtype=torch.int32, device=device))

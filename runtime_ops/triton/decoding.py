@@ -1,0 +1,47 @@
+"""Open a decoder's model for decoding on a device."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+
+from sparsecc.errors import SparseccError
+from sparsecc.runtime_ops.triton.decoder import Decoder
+from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
+
+
+def require_gpu() -> torch.device:
+    """The GPU to compute on.
+
+    Raises:
+        SparseccError: there is none, or no Triton.
+    """
+    if not torch.cuda.is_available():
+        raise SparseccError("no CUDA GPU is available; run with --device cpu")
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        raise SparseccError("Triton is not installed; `pip install triton`, or run with --device cpu") from error
+    return torch.device("cuda")
+
+
+def open_decoder(
+    model: ir.Model,
+    capacity: int,
+    *,
+    kv_heads: int,
+    head_size: int,
+    logits_name: str = "logits",
+    device: torch.device | str = "cuda",
+    dtype: torch.dtype = torch.bfloat16,
+) -> Decoder:
+    """A decoder with room for ``capacity`` tokens, its graph fused for speed. The model is not changed.
+
+    Raises:
+        SparseccError: the executor cannot compute a node of the model.
+    """
+    model = model.clone()
+    FuseGatedLinearPass()(model)
+    executor = GraphExecutor(model, device, dtype)
+    return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)
