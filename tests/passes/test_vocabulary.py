@@ -14,6 +14,7 @@ from sparsecc.passes import (
     ShipFunctionsPass,
 )
 from sparsecc.quantization.packed_matrix import packed_blocks
+from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import Array, model_of, operators, random_arrays, run, serialized
@@ -46,7 +47,10 @@ def pack(bits: int) -> Callable[[str, Array], PackedTensors]:
         weight = round_to_nearest(matrix, bits)
         scales = weight.scales.astype(np.float32)
         return PackedTensors(
-            ir.tensor(packed_blocks(weight), name=f"{name}/packed"), ir.tensor(scales, name=f"{name}/scales"), bits, 32
+            ir.tensor(packed_blocks(weight), name=f"{name}/packed"),
+            ir.tensor(scales, name=f"{name}/scales"),
+            bits,
+            BLOCK_SIZE,
         )
 
     return packed
@@ -61,7 +65,7 @@ def logits(ids: np.ndarray, arrays: dict[str, Array]) -> np.ndarray:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantized(decoder: tuple[ir.Model, dict[str, Array], str], bits: int):
     model, arrays, kind = decoder
-    assert QuantizeVocabularyPass(pack(bits), 32)(model).modified
+    assert QuantizeVocabularyPass(pack(bits), BLOCK_SIZE)(model).modified
     CleanUpPass()(model)
     assert {"MatMulNBits", "GatherBlockQuantized"} < set(operators(model))
     assert not {"head", "table"} & set(model.graph.initializers)
@@ -86,7 +90,7 @@ def test_halved(decoder: tuple[ir.Model, dict[str, Array], str]):
     np.testing.assert_allclose(run(model, ids=ids)[0], logits(ids, {**arrays, **halves}), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), 32), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
 def test_a_second_call_does_nothing(
     decoder: tuple[ir.Model, dict[str, Array], str], make: Callable[[], ir.passes.InPlacePass]
 ):
@@ -97,7 +101,7 @@ def test_a_second_call_does_nothing(
     assert serialized(model) == once
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), 32), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
 def test_work_not_done_would_be_caught(
     decoder: tuple[ir.Model, dict[str, Array], str], make: Callable[[], ir.passes.InPlacePass]
 ):
@@ -105,7 +109,7 @@ def test_work_not_done_would_be_caught(
         make().ensures(decoder[0])
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), 32), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
 def test_a_graph_without_vocabulary_stays_as_it_is(model: ir.Model, make: Callable[[], ir.passes.InPlacePass]):
     before = serialized(model)
     assert not make()(model).modified
@@ -118,5 +122,5 @@ def test_channels_that_are_no_whole_blocks_stay_float32():
         {"table": (12, 40), "head": (40, 12)},
     )
     before = serialized(model)
-    assert not QuantizeVocabularyPass(pack(8), 32)(model).modified
+    assert not QuantizeVocabularyPass(pack(8), BLOCK_SIZE)(model).modified
     assert serialized(model) == before
