@@ -9,6 +9,7 @@ from sparsecc.passes.clean_up import CleanUpPass
 from sparsecc.passes.count_active import CountActivePass, active_count_name
 from sparsecc.passes.dequantize_gather import DequantizeGatherPass
 from sparsecc.passes.dequantize_matmul_nbits import DequantizeMatMulNBitsPass
+from sparsecc.passes.expose_branches import ExposeBranchesPass, direction_mask_name
 from sparsecc.passes.expose_thresholds import ExposeThresholdsPass, threshold_input_name
 from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
@@ -39,6 +40,7 @@ __all__ = [
     "CountActivePass",
     "DequantizeGatherPass",
     "DequantizeMatMulNBitsPass",
+    "ExposeBranchesPass",
     "ExposeThresholdsPass",
     "FoldBiasPass",
     "FoldDequantizeLinearPass",
@@ -65,6 +67,7 @@ __all__ = [
     "ThresholdValuesPass",
     "UnfuseSparseLinearPass",
     "active_count_name",
+    "direction_mask_name",
     "low_rank_branch",
     "threshold_input_name",
     "value_heads",

@@ -104,7 +104,7 @@ def is_rotated(graph: ir.Graph) -> bool:
 
 def value_heads(graph: ir.Graph) -> list[tuple[int, int]] | None:
     """For each layer how many key-value heads it has and their size, where v's values reach o untouched; else None."""
-    shapes = []
+    shapes: list[tuple[int, int]] = []
     for layer, kinds in sorted(_by_layer(graph).items()):
         if not {"v", "o"} <= kinds.keys() or layer != len(shapes):
             return None

@@ -13,13 +13,14 @@ from sparsecc.artifact import RECIPE_NAME, Artifact
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
-from sparsecc.projections import find_projections
+from sparsecc.passes import low_rank_branch
+from sparsecc.projections import Projection, find_projections, weight_of
 from sparsecc.recipe import recipe_from_document
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectedProjection:
-    """One projection of a compiled model; the last four are None where it runs dense."""
+    """One projection of a compiled model; what it has from its recipe is None where it runs dense."""
 
     name: str
     layer: int
@@ -29,12 +30,16 @@ class InspectedProjection:
     method: str | None
     target_sparsity: float | None
     calibrated_sparsity: float | None
+    rank: int
+    """Of the low-rank branch beside it; 0 without one."""
+    kept: int | None
+    """How many channels every token keeps; None where a threshold decides."""
     threshold: tuple[float, float] | None
     """The smallest and the largest of its finite thresholds, None if it has none: an infinite one skips its row."""
 
 
 def inspect(artifact: Artifact) -> list[InspectedProjection]:
-    """The projections of an artifact in graph order, with what its recipe did to each.
+    """The projections of an artifact in graph order, with what was done to each.
 
     Raises:
         SparseccError: the recipe is damaged or names a projection that the model does not have.
@@ -66,10 +71,18 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
                 method=entry.method if entry else None,
                 target_sparsity=entry.target_sparsity if entry else None,
                 calibrated_sparsity=entry.calibrated_sparsity if entry else None,
-                threshold=_finite_range(entry.threshold) if entry else None,
+                rank=_rank(projection),
+                kept=entry.kept if entry else None,
+                threshold=_finite_range(entry.threshold) if entry and entry.kept is None else None,
             )
         )
     return inspected
+
+
+def _rank(projection: Projection) -> int:
+    branch = low_rank_branch(projection)
+    outer = weight_of(branch[1]) if branch is not None else None
+    return int(outer.const_value.shape.numpy()[0]) if outer is not None and outer.const_value is not None else 0
 
 
 def _finite_range(thresholds: NDArray[np.float32]) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ class Recipe:
     weights: str = "fp32"
     rotations: Rotations | None = dataclasses.field(default=None, compare=False)
     """What a model is rewritten by before anything is selected. Not in the JSON: it lies in the weights."""
+
+    @property
+    def is_restructuring(self) -> bool:
+        """Whether the model's weights are rewritten, by what the JSON does not have."""
+        return self.rotations is not None or any(entry.rank for entry in self.projections)
 
     def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
         """The recipe as JSON text, with null for a number that is not finite.
@@ -197,12 +203,15 @@ def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str])
         "target_sparsity": projection.target_sparsity,
         "calibrated_sparsity": projection.calibrated_sparsity,
         "threshold": {"initializer": places[projection.name]} if scalar is None else scalar,
+        **({"kept": projection.kept} if projection.kept is not None else {}),
+        **({"rank": projection.rank} if projection.rank else {}),
     }
 
 
 def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> ProjectionRecipe:
     threshold = math.inf if entry["threshold"] is None else entry["threshold"]  # JSON has no infinity
     place = threshold["initializer"] if isinstance(threshold, dict) else None
+    kept = entry.get("kept")
     return ProjectionRecipe(
         name=str(entry["name"]),
         layer=int(entry["layer"]),
@@ -211,4 +220,5 @@ def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDAr
         target_sparsity=float(entry["target_sparsity"]),
         calibrated_sparsity=float(entry["calibrated_sparsity"]),
         threshold=np.array([float(threshold)], np.float32) if place is None else initializers[place],
+        kept=None if kept is None else operator.index(kept),
     )

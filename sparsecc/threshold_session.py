@@ -1,4 +1,4 @@
-"""A loaded model whose thresholds can be changed, to try many of them on a text without compiling any."""
+"""A loaded model whose thresholds and low-rank branches can be changed, to try many on a text without compiling any."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from sparsecc.evaluation import Evaluation, evaluation, require_context
 from sparsecc.model_file import load_model
 from sparsecc.passes import (
     CountActivePass,
+    ExposeBranchesPass,
     ExposeThresholdsPass,
     ShipFunctionsPass,
     active_count_name,
+    direction_mask_name,
     threshold_input_name,
 )
 from sparsecc.projections import Projection
@@ -30,11 +32,14 @@ from sparsecc.weight_traffic import WeightTraffic
 Thresholds = Mapping[str, NDArray[np.float32]]
 """A threshold, float32 [1] or [K], by the name of its projection; a projection without one runs dense."""
 
+Ranks = Mapping[str, int]
+"""The rank of the low-rank branch beside a projection, by its name; a projection without one has no branch."""
+
 _KEEP_ALL = np.zeros(1, np.float32)
 
 
 class ThresholdSession:
-    """A dense model on windows of a text, ready to be evaluated under any thresholds.
+    """A dense model on windows of a text, ready to be evaluated under any thresholds, and ranks of branches.
 
     What the dense model predicts is computed once, at the first evaluation, and kept in an unnamed temporary file of
     tokens x vocabulary x 4 bytes, which is mapped, so that it takes memory only while there is some.
@@ -43,8 +48,18 @@ class ThresholdSession:
         projections: those of the model, which thresholds are given for.
     """
 
-    def __init__(self, dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        dense: Artifact,
+        windows: TokenWindows,
+        *,
+        branches: Mapping[str, NDArray[np.float32]] | None = None,
+        threads: int = 0,
+    ) -> None:
         """Load the model.
+
+        ``branches`` are the low-rank branches of the largest ranks that will be asked for, as
+        :attr:`sparsecc.recipe.ProjectionRecipe.branch`, by the name of the projection.
 
         Raises:
             SparseccError: a window is longer than the model's context, or the model has no projections.
@@ -55,7 +70,9 @@ class ThresholdSession:
         model = load_model(dense.model_path)
         self._weights = WeightTraffic(model.graph)
         self.projections: Sequence[Projection] = require_projections(model, dense.model_path)
-        for graph_pass in (ExposeThresholdsPass(), CountActivePass(), ShipFunctionsPass()):
+        self._directions = {name: len(branch) for name, branch in (branches or {}).items()}
+        exposing = (ExposeThresholdsPass(), ExposeBranchesPass(branches or {}))
+        for graph_pass in (*exposing, CountActivePass(), ShipFunctionsPass()):
             graph_pass(model)
         thresholds = [projection.threshold for projection in self.projections]
         self._counts = [active_count_name(node) for node in thresholds if node is not None]
@@ -67,19 +84,20 @@ class ThresholdSession:
         )
         self._reference: NDArray[np.float32] | None = None
 
-    def evaluate(self, thresholds: Thresholds) -> Evaluation:
-        """Evaluate the model under thresholds on all windows, beside the dense model.
+    def evaluate(self, thresholds: Thresholds, ranks: Ranks | None = None) -> Evaluation:
+        """Evaluate the model under thresholds on all windows, beside the dense model. Its sparsity knows no branches.
 
         Raises:
-            ValueError: a threshold is for no projection, or has neither one entry nor one for each channel.
+            ValueError: a threshold is for no projection, or has neither one entry nor one for each channel, or a rank
+                is above that of its branch.
             SparseccError: the perplexity or the divergence is not finite.
         """
-        *_, whole = self.evaluate_by_window(thresholds)
+        *_, whole = self.evaluate_by_window(thresholds, ranks)
         return whole
 
-    def evaluate_by_window(self, thresholds: Thresholds) -> Iterator[Evaluation]:
+    def evaluate_by_window(self, thresholds: Thresholds, ranks: Ranks | None = None) -> Iterator[Evaluation]:
         """As :meth:`evaluate`, but yield after each window what was seen until then, so that the caller may stop."""
-        settings = self._settings(thresholds)
+        settings = self._settings(thresholds) | self._masks(ranks or {})
         reference = self._dense_log_probabilities()
         scores, active = TokenScores(), np.zeros(len(self._counts), np.int64)
         for index, window in enumerate(self._windows.ids):
@@ -104,6 +122,15 @@ class ThresholdSession:
             threshold_input_name(name): np.asarray(thresholds.get(name, _KEEP_ALL), np.float32) for name in channels
         }
 
+    def _masks(self, ranks: Ranks) -> dict[str, NDArray[np.float32]]:
+        for name, rank in ranks.items():
+            if not 0 <= rank <= self._directions.get(name, 0):
+                raise ValueError(f"the branch of {name} has rank {self._directions.get(name, 0)}, not {rank}")
+        return {
+            direction_mask_name(name): (np.arange(directions) < ranks.get(name, 0)).astype(np.float32)
+            for name, directions in self._directions.items()
+        }
+
     def _run(
         self, window: NDArray[np.int64], settings: Thresholds
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -115,7 +142,7 @@ class ThresholdSession:
     def _dense_log_probabilities(self) -> NDArray[np.float32]:
         """float32 [windows, window, vocabulary], computed once."""
         if self._reference is None:
-            settings = self._settings({})
+            settings = self._settings({}) | self._masks({})
             with tempfile.TemporaryFile() as file:
                 for window in self._windows.ids:
                     for logits, _ in self._run(window, settings):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.ffn_threshold import ffn_threshold
+from sparsecc.methods.larosa import larosa
+from sparsecc.methods.r_sparse import r_sparse, r_sparse_whitened
 from sparsecc.methods.relu import relu
 from sparsecc.methods.teal import teal
 from sparsecc.methods.teal_greedy import teal_greedy
@@ -21,6 +23,9 @@ METHODS: dict[str, Method] = {
     "teal": teal,
     "teal-greedy": teal_greedy,
     "wina": wina,
+    "r-sparse": r_sparse,
+    "r-sparse-whitened": r_sparse_whitened,
+    "larosa": larosa,
     "ffn-threshold": ffn_threshold,
     "relu": relu,
 }

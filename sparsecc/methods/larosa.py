@@ -114,7 +114,8 @@ def _head_bases(covariance: Array, groups: int, size: int) -> Array:
 def _without_gain(covariance: Array, gain: Array) -> NDArray[np.float64]:
     """The second moment of the normalized hidden state before its gain; what a gain of 0 hides counts as 0."""
     inverse = np.divide(1.0, gain, out=np.zeros(gain.shape), where=gain != 0)
-    return covariance * np.outer(inverse, inverse)
+    without_gain: NDArray[np.float64] = covariance * np.outer(inverse, inverse)
+    return without_gain
 
 
 def _gain(value: ir.Value | None) -> Array:

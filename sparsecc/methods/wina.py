@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.calibration_statistics import ProjectionStatistics
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
-from sparsecc.recipe import Recipe
+from sparsecc.projections import Projection
+from sparsecc.recipe import ProjectionRecipe, Recipe
 
 
 def wina(model: CalibratedModel, sparsity: float) -> Recipe:
@@ -21,9 +23,16 @@ def wina(model: CalibratedModel, sparsity: float) -> Recipe:
     entries = []
     for projection in model.projections:
         seen = model.statistics.projections[projection.name]
-        entry = calibrated_threshold(projection, "wina", sparsity, seen.weighted_magnitudes)
-        entries.append(dataclasses.replace(entry, threshold=_per_channel(entry.threshold, seen.row_norms)))
+        entries.append(norm_weighted_threshold(projection, "wina", sparsity, seen))
     return Recipe("wina", sparsity, tuple(entries), model.statistics.calibration)
+
+
+def norm_weighted_threshold(
+    projection: Projection, method: str, sparsity: float, seen: ProjectionStatistics
+) -> ProjectionRecipe:
+    """WINA's threshold for one projection, from what calibration saw of it."""
+    entry = calibrated_threshold(projection, method, sparsity, seen.weighted_magnitudes)
+    return dataclasses.replace(entry, threshold=_per_channel(entry.threshold, seen.row_norms))
 
 
 def _per_channel(threshold: NDArray[np.float32], row_norms: NDArray[np.float32]) -> NDArray[np.float32]:

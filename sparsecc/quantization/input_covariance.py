@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
-from sparsecc.model_file import load_model
-from sparsecc.passes import TapValuesPass
-from sparsecc.progress import track
-from sparsecc.session import open_session, run_prompt
+from sparsecc.hidden_states import hidden_states_on
 from sparsecc.text import TokenWindows
 
 _BYTES_AT_ONCE = 2 << 30
@@ -26,23 +22,17 @@ def input_covariances(
 
     ``channels`` gives K for the name of each hidden state X [tokens, K] of the dense model.
     """
-    for names in _groups(channels):
+    for names in memory_groups(channels):
         covariances = {name: np.zeros((channels[name], channels[name]), np.float32) for name in names}
-        model = load_model(dense.model_path)
-        TapValuesPass(names)(model)
-        session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
-        for window in track(windows.ids, "reading what projections are given", len(windows.ids)):
-            for piece in run_prompt(session, window, names, **dense.cache_shape):
-                for name, hidden in zip(names, piece, strict=True):
-                    rows = hidden.reshape(-1, hidden.shape[-1])
-                    covariances[name] += rows.T @ rows
-        del session
+        for piece in hidden_states_on(dense, names, windows, "reading what projections are given", threads=threads):
+            for name, hidden in piece.items():
+                covariances[name] += hidden.T @ hidden
         for name in names:
             yield name, covariances.pop(name)
 
 
-def _groups(channels: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    """The names, as many together as their covariances fit into memory."""
+def memory_groups(channels: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """The names, as many together as their covariances [K, K] fit into memory; ``channels`` gives each its K."""
     group: list[str] = []
     free = _BYTES_AT_ONCE
     for name, count in channels.items():
