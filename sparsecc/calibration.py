@@ -20,13 +20,11 @@ from sparsecc.calibration_statistics import (
     write_statistics,
 )
 from sparsecc.errors import SparseccError
+from sparsecc.hidden_states import hidden_states_on
 from sparsecc.model_file import load_model, model_sha256
 from sparsecc.operators import is_sparse_linear, is_threshold
-from sparsecc.passes import TapValuesPass
-from sparsecc.progress import track
 from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import Calibration
-from sparsecc.session import open_session, run_prompt
 from sparsecc.text import TokenWindows
 
 logger = logging.getLogger(__name__)
@@ -38,17 +36,18 @@ def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> St
     Raises:
         SparseccError: the model has no projections, or its hidden states are not finite.
     """
-    return _gather(dense, load_model(dense.model_path), windows, _calibration(dense, windows), threads)
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
+    return _gather(dense, projections, windows, _calibration(dense, windows), threads)
 
 
 def calibrate_once(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
     """As :func:`calibrate`, but statistics of the same model, text and tokens are kept and read back the next time."""
-    model = load_model(dense.model_path)
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
     calibration = _calibration(dense, windows)
-    kept = _read_kept(require_projections(model, dense.model_path), calibration)
+    kept = _read_kept(projections, calibration)
     if kept is not None:
         return kept
-    statistics = _gather(dense, model, windows, calibration, threads)
+    statistics = _gather(dense, projections, windows, calibration, threads)
     _keep(statistics)
     return statistics
 
@@ -93,18 +92,14 @@ def _calibration(dense: Artifact, windows: TokenWindows) -> Calibration:
 
 
 def _gather(
-    dense: Artifact, model: ir.Model, windows: TokenWindows, calibration: Calibration, threads: int
+    dense: Artifact, projections: Sequence[Projection], windows: TokenWindows, calibration: Calibration, threads: int
 ) -> Statistics:
-    projections = require_projections(model, dense.model_path)
     hidden_states = {str(projection.input.name): projection.channels for projection in projections}
     seen_states = {name: HiddenStateStatistics.empty(channels) for name, channels in hidden_states.items()}
     seen_projections = {projection.name: ProjectionStatistics.empty(projection) for projection in projections}
-    TapValuesPass(list(hidden_states))(model)
-    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
-    for window in track(windows.ids, "calibrating", len(windows.ids)):
-        for piece in run_prompt(session, window, list(hidden_states), **dense.cache_shape):
-            for name, hidden in zip(hidden_states, piece, strict=True):
-                _add_piece(name, hidden.reshape(-1, hidden.shape[-1]), seen_states, seen_projections)
+    for piece in hidden_states_on(dense, list(hidden_states), windows, "calibrating", threads=threads):
+        for name, hidden in piece.items():
+            _add_piece(name, hidden, seen_states, seen_projections)
     return Statistics(calibration, seen_states, seen_projections)
 
 

@@ -38,6 +38,14 @@ class TokenWindows:
     def window(self) -> int:
         return int(self.ids.shape[1])
 
+    def first(self, windows: int) -> TokenWindows:
+        """The first windows, or all where there are no more."""
+        return dataclasses.replace(self, ids=self.ids[:windows])
+
+    def last(self, windows: int) -> TokenWindows:
+        """The last windows, or all where there are no more."""
+        return dataclasses.replace(self, ids=self.ids[-windows:])
+
 
 def shipped_text(name: str) -> Path:
     """The text that sparsecc ships: ``calibration`` or ``evaluation``, public-domain English prose."""

@@ -19,6 +19,7 @@ class CalibratedModel:
         statistics: what calibration learned of them.
         text: the text to run the model on; the one that was calibrated on, unless statistics were read from a file.
         threads: the size of the intra-op pool to run it with.
+        scratch: a directory for files as large as the model; the system's own for temporary files where None.
     """
 
     dense: Artifact
@@ -26,3 +27,4 @@ class CalibratedModel:
     statistics: Statistics
     text: Path
     threads: int = 0
+    scratch: Path | None = None

@@ -1,0 +1,122 @@
+"""Thresholds by Fisher information, with one level for the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc import histogram
+from sparsecc.artifact import Artifact
+from sparsecc.hidden_state_gradients import hidden_state_gradients
+from sparsecc.hidden_states import hidden_states_on
+from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.projections import Projection
+from sparsecc.recipe import ProjectionRecipe, Recipe
+from sparsecc.text import TokenWindows, load_tokenizer, token_windows
+
+GRADIENT_TOKENS = 8_192
+"""How much of the text is differentiated: as much as 32,768 tokens, to the fourth digit of the divergence."""
+
+Array = NDArray[np.float32]
+
+
+def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
+    """Keep channel k of a hidden state where x_k^2 * F_k / N >= a level, which is the same in the whole model.
+
+    Zeroing x_k makes the model's predictions diverge by x_k^2 * F_k / 2 nats, where F_k is the Fisher information of
+    what it predicts with respect to x_k (see :mod:`sparsecc.hidden_state_gradients`), and spares N weights, the outputs
+    of all projections that read the hidden state. So the least divergence for a given number of weights is what one
+    level of their ratio gives, and it decides how sparse every layer and every kind of projection becomes. This is what
+    optimal brain damage (LeCun et al., 1989) asks of a weight, asked of an activation. The level is the ``sparsity``
+    quantile over all weights of the model and all tokens; it is folded into a threshold per channel,
+    T_k = sqrt(level * N / F_k). Projections that read one hidden state share it, hence one pass over wide rows.
+
+    Raises:
+        SparseccError: the model cannot be differentiated.
+    """
+    windows = calibration_windows(model)
+    return Recipe(
+        "fisher",
+        sparsity,
+        thresholded(model.dense, model.projections, windows, sparsity, "fisher", threads=model.threads),
+        model.statistics.calibration,
+    )
+
+
+def thresholded(
+    dense: Artifact,
+    projections: Sequence[Projection],
+    windows: TokenWindows,
+    sparsity: float,
+    method: str,
+    *,
+    threads: int = 0,
+) -> tuple[ProjectionRecipe, ...]:
+    """An entry for every projection of a dense model, by what :func:`fisher` says of its hidden states."""
+    outputs = outputs_behind(projections)
+    if sparsity == 0:
+        return tuple(_entry(projection, method, 0.0, np.zeros(1, np.float32), 0.0) for projection in projections)
+    importance = _importance(dense, outputs, windows)
+    scores = _score_histograms(dense, importance, windows, threads=threads)
+    level = histogram.quantile(sum(outputs[name] * counts for name, counts in scores.items()), sparsity)
+    entries = []
+    for projection in projections:
+        name = str(projection.input.name)
+        with np.errstate(divide="ignore"):  # what nothing depends on is never kept
+            threshold = (level / importance[name]).astype(np.float32)
+        skipped = histogram.share_below(scores[name], level)
+        entries.append(_entry(projection, method, sparsity, threshold, skipped))
+    return tuple(entries)
+
+
+def _entry(
+    projection: Projection, method: str, sparsity: float, threshold: Array, calibrated_sparsity: float
+) -> ProjectionRecipe:
+    return ProjectionRecipe(
+        name=projection.name,
+        layer=projection.layer,
+        kind=projection.kind,
+        method=method,
+        target_sparsity=sparsity,
+        calibrated_sparsity=calibrated_sparsity,
+        threshold=threshold,
+    )
+
+
+def calibration_windows(model: CalibratedModel) -> TokenWindows:
+    """The text as statistics were gathered on it: as many tokens, in windows as long."""
+    calibration = model.statistics.calibration
+    tokenizer = load_tokenizer(model.dense.directory)
+    return token_windows(model.text, tokenizer, tokens=calibration.tokens, window=calibration.window)
+
+
+def outputs_behind(projections: Sequence[Projection]) -> dict[str, int]:
+    """N, how many outputs read each hidden state: the weights that a skipped channel spares."""
+    outputs: dict[str, int] = {}
+    for projection in projections:
+        name = str(projection.input.name)
+        outputs[name] = outputs.get(name, 0) + projection.outputs
+    return outputs
+
+
+def _importance(dense: Artifact, outputs: Mapping[str, int], windows: TokenWindows) -> dict[str, Array]:
+    """sqrt(F_k / N) for each hidden state, float32 [K]."""
+    some = windows.first(max(1, GRADIENT_TOKENS // windows.window))
+    squares = {name: np.zeros(1) for name in outputs}
+    for observed in hidden_state_gradients(dense, list(outputs), some):
+        for name, (_, gradient) in observed.items():
+            squares[name] = squares[name] + gradient.double().square().sum(0).cpu().numpy()
+    return {name: np.sqrt(squares[name] / (some.tokens * outputs[name])).astype(np.float32) for name in outputs}
+
+
+def _score_histograms(
+    dense: Artifact, importance: Mapping[str, Array], windows: TokenWindows, *, threads: int
+) -> dict[str, NDArray[np.int64]]:
+    """For each hidden state the histogram of abs(x_k) * sqrt(F_k / N), int64 [histogram.BINS]."""
+    counts = {name: np.zeros(histogram.BINS, np.int64) for name in importance}
+    for piece in hidden_states_on(dense, list(importance), windows, "scoring", threads=threads):
+        for name, hidden in piece.items():
+            counts[name] += histogram.bin_counts(np.abs(hidden) * importance[name])
+    return counts
