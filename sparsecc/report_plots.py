@@ -1,0 +1,48 @@
+"""The plots of a compiled model's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+
+from matplotlib.figure import Figure
+
+from sparsecc.benchmark import Speed
+from sparsecc.inline_svg import COLORS, MARKERS, legend_above, new_plot
+from sparsecc.recipe import ProjectionRecipe
+
+
+def sparsity_plot(projections: Sequence[ProjectionRecipe]) -> Figure:
+    """The share of weight rows that each projection skips on the calibration text, by layer."""
+    figure, axes = new_plot("layer", "weight rows skipped, %")
+    kinds = dict.fromkeys(entry.kind for entry in projections)
+    for kind, color, marker in zip(kinds, cycle(COLORS), cycle(MARKERS), strict=False):
+        entries = sorted((entry.layer, entry.calibrated_sparsity) for entry in projections if entry.kind == kind)
+        layers, shares = zip(*entries, strict=True)
+        axes.plot(
+            layers, [100 * share for share in shares], color=color, marker=marker, markersize=4, label=kind, alpha=0.85
+        )
+    axes.set_ylim(0, 100)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    legend_above(axes, 7)
+    return figure
+
+
+def speed_plot(dense: Speed, sparse: Speed) -> Figure:
+    """Decode speed of both models with its 10 to 90 % range, and the limit that reading the weights sets."""
+    figure, axes = new_plot("decoded tokens/s", "", height=1.9)
+    speeds = (dense, sparse)
+    rates = [speed.decode_tokens_per_s for speed in speeds]
+    ranges = [
+        [speed.decode_tokens_per_s - speed.decode_tokens_per_s_p10 for speed in speeds],
+        [speed.decode_tokens_per_s_p90 - speed.decode_tokens_per_s for speed in speeds],
+    ]
+    axes.barh([0, 1], rates, xerr=ranges, color=[COLORS[-1], COLORS[0]], height=0.55, capsize=3)
+    limits = [speed.floor_tokens_per_s for speed in speeds]
+    axes.plot(limits, [0, 1], "|", color=COLORS[1], markersize=22, markeredgewidth=2.5, label="limit set by memory")
+    axes.set_yticks([0, 1], ["dense", "sparse"])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(left=0)
+    legend_above(axes, 1)
+    return figure
