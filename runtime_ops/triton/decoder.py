@@ -20,6 +20,9 @@ class Decoder:
     Every step has the same shapes, since the cache and the attention mask are as long as the sequence may become; how
     long it is stands in tensors on the device. So on a GPU a step is captured once, as a CUDA graph, and replayed.
 
+    Attributes:
+        executor: computes the graph.
+
     Args:
         executor: a decoder's graph, as onnxruntime-genai's model builder makes it.
         capacity: the most tokens, prompt and decoded.
@@ -32,7 +35,7 @@ class Decoder:
     ) -> None:
         placement = executor.placement
         cache_shape = (1, kv_heads, capacity, head_size)
-        self._executor = executor
+        self.executor = executor
         self._capacity = capacity
         self._logits_name = logits_name
         self._cache = {
@@ -96,7 +99,7 @@ class Decoder:
 
     def _run(self, token_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         inputs = {"input_ids": token_ids, "attention_mask": mask, "position_ids": positions, **self._cache}
-        return self._executor.run(inputs, [self._logits_name])[self._logits_name]
+        return self.executor.run(inputs, [self._logits_name])[self._logits_name]
 
     def _forget(self) -> None:
         self._mask.zero_()

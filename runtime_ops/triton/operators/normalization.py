@@ -27,7 +27,7 @@ def _epsilon(node: ir.Node, default: float) -> float:
 
 def _require_last_axis(node: ir.Node) -> None:
     require(node.attributes.get_int("axis", -1) == -1, node, "norms other axes than the last")
-    require(len([output for output in node.outputs if output.name]) == 1, node, "gives its mean or deviation")
+    require(not any(map(_is_read, node.outputs[1:])), node, "gives its mean or deviation")
 
 
 def _bind_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
@@ -51,7 +51,11 @@ def _bind_layer_norm(node: ir.Node, _placement: Placement) -> Kernel:
 
 
 def _require_no_statistics(node: ir.Node) -> None:
-    require(not any(output.name for output in node.outputs[1:3]), node, "gives its mean or deviation")
+    require(not any(map(_is_read, node.outputs[1:3])), node, "gives its mean or deviation")
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _bind_skip_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
