@@ -99,6 +99,9 @@ def compile_command(
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
     sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
     weights: Annotated[str, typer.Option(help=f"What to store weights as: {', '.join(WEIGHTS)}.")] = "fp32",
+    rank: Annotated[
+        int | None, typer.Option(help="Of the low-rank branches of r-sparse, in place of a search for the best ranks.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A text or statistics to calibrate on.", metavar="FILE.txt|STATS.h5")
     ] = None,
@@ -121,6 +124,7 @@ def compile_command(
             method=method,
             sparsity=sparsity,
             weights=weights,
+            rank=rank,
             calibration=calibration,
             evaluation=evaluation,
             tokens=tokens,

@@ -31,6 +31,7 @@ from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation, evaluate
 from sparsecc.fusion import fuse, unfuse
 from sparsecc.methods import METHODS, CalibratedModel
+from sparsecc.methods.r_sparse import r_sparse_of_rank
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
 from sparsecc.quantized_decoder import dequantized
@@ -88,6 +89,7 @@ def compile_model(
     method: str = "teal",
     sparsity: float = 0.5,
     weights: str = "fp32",
+    rank: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     evaluation: str | os.PathLike[str] | None = None,
     tokens: int = DEFAULT_TOKENS,
@@ -103,6 +105,7 @@ def compile_model(
         method: a name of :data:`sparsecc.methods.METHODS`.
         sparsity: the share of input channels to skip, in [0, 1).
         weights: what weights are stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
+        rank: of the low-rank branches of the method ``r-sparse``, in place of a search for the best ranks.
         calibration: a UTF-8 text, or statistics that ``sparsecc calibrate`` wrote; sparsecc's own text by default.
         evaluation: the text that quality is measured on; sparsecc's own by default.
         tokens: how much of each text is read.
@@ -117,6 +120,7 @@ def compile_model(
     calibration_source = Path(calibration) if calibration else shipped_text("calibration")
     evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
     _check_choices(method, sparsity, weights)
+    _check_rank(method, rank)
     check_apart(Path(model), output)
     check_target(output, overwrite=overwrite)
     for source in (calibration_source, evaluation_text):
@@ -127,7 +131,7 @@ def compile_model(
         windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
         statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
         text = None if calibration_source.suffix in _STATISTICS_SUFFIXES else calibration_source
-        recipe = make_recipe(dense, statistics, method, sparsity, text, threads=threads)
+        recipe = make_recipe(dense, statistics, method, sparsity, text, rank=rank, threads=threads)
         recipe = dataclasses.replace(recipe, weights=weights)
         sparse = write_sparse_artifact(dense, recipe, staging, text, threads=threads)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
@@ -195,15 +199,23 @@ def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int)
 
 
 def make_recipe(
-    dense: Artifact, statistics: Statistics, method: str, sparsity: float, text: Path | None = None, *, threads: int = 0
+    dense: Artifact,
+    statistics: Statistics,
+    method: str,
+    sparsity: float,
+    text: Path | None = None,
+    *,
+    rank: int | None = None,
+    threads: int = 0,
 ) -> Recipe:
     """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model.
 
-    ``text`` is what a method runs the model on; sparsecc's own calibration text by default.
+    ``rank`` is that of all low-rank branches, in place of a search for the best ones. ``text`` is what a method runs
+    the model on; sparsecc's own calibration text by default.
     """
     projections = require_projections(load_model(dense.model_path), dense.model_path)
     model = CalibratedModel(dense, projections, statistics, text or shipped_text("calibration"), threads)
-    recipe = METHODS[method](model, sparsity)
+    recipe = METHODS[method](model, sparsity) if rank is None else r_sparse_of_rank(model, sparsity, rank)
     return dataclasses.replace(recipe, versions=library_versions())
 
 
@@ -255,6 +267,11 @@ def _write_genai_config(dense: Artifact, directory: Path) -> None:
     decoder["filename"] = MODEL_NAME
     decoder.setdefault("session_options", {})["custom_ops_library"] = OPS_LIBRARY_NAME
     (directory / GENAI_CONFIG_NAME).write_text(json.dumps(config, indent=4) + "\n", "utf-8")
+
+
+def _check_rank(method: str, rank: int | None) -> None:
+    if rank is not None and method != "r-sparse":
+        raise SparseccError(f"method {method} has no ranks; leave out --rank or choose --method r-sparse")
 
 
 def _check_choices(method: str, sparsity: float, weights: str) -> None:

@@ -103,7 +103,8 @@ def within_budget(read: Shares, sizes: Shares, budget: float) -> Shares:
             low = middle
         else:
             high = middle
-    return np.minimum(read * high, 1)
+    settled: Shares = np.minimum(read * high, 1)
+    return settled
 
 
 def _groups(projections: Sequence[Projection]) -> list[NDArray[np.int64]]:
