@@ -78,8 +78,8 @@ def learn_rotation(streams: Sequence[ObservedStream], sparsity: float) -> NDArra
     In the basis Q a hidden state is x Q, and skipping its entry k makes predictions diverge by v = (x Q)_k^2 F_k / 2
     nats, F_k = E[(g Q)_k^2], and spares N weights (see :func:`sparsecc.methods.fisher.fisher`). With a level of v / N
     that skips ``sparsity`` of the weights, each entry costs min(v / N, level) * N: its divergence if it is skipped, and
-    what its weights are worth if it is kept. Q makes the sum of this over all entries, tokens and layers small; the
-    harmonic v * level / (v + level) stands for the minimum because it is smooth. No weight is trained: whatever Q is,
+    what its weights are worth if it is kept. Q makes the sum of this over all entries, tokens and layers small;
+    r / (1 + r) with r = v / N / level stands for min(r, 1) because it is smooth. No weight is trained: whatever Q is,
     the dense model computes the same, since the norm's gain is folded into the weights and an RMS norm without a gain
     commutes with a rotation (Ashkboos et al., SliceGPT, arXiv 2401.15024).
 
@@ -97,11 +97,11 @@ def learn_rotation(streams: Sequence[ObservedStream], sparsity: float) -> NDArra
         if step % _STEPS_BETWEEN_LEVELS == 0:
             level = _level(values, batch, sparsity)
         costs = [
-            stream.outputs * (value * level / (value + level)).sum(1).mean()
+            stream.outputs * (value / level / (1 + value / level)).sum(1).mean()
             for stream, value in zip(batch, values, strict=True)
         ]
         optimizer.zero_grad()
-        (torch.stack(costs).sum() / level / sum(stream.outputs for stream in streams)).backward()
+        (torch.stack(costs).sum() / sum(stream.outputs for stream in streams)).backward()
         optimizer.step()
     with torch.no_grad():
         return _cayley(free.double()).float().cpu().numpy()
