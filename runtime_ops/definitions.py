@@ -147,7 +147,40 @@ def SparseLinearNBits(
     return op.Reshape(product, shape, allowzero=1)
 
 
+@script(OPSET, default_opset=op)
+def GatherMatMul(X: FLOAT[...], indices: INT64[...], W: FLOAT[...]) -> FLOAT[...]:
+    """Compute chosen output channels only: X @ transpose(W[indices]).
+
+    X is [..., K], indices [A], W [N, K] in float32 or float16: it is stored transposed, so that an output channel is
+    one contiguous row. The product is [..., A], computed in float32. Only A of W's N rows are read.
+
+    An index below 0 or from N on is undefined, as for SparseMatMul.
+    """
+    rows = op.Cast(op.Gather(W, indices, axis=0), to=onnx.TensorProto.FLOAT)
+    product = op.Gemm(op.Flatten(X, axis=-1), rows, transB=1)
+    shape = op.Concat(op.Shape(X, start=0, end=-1), op.Shape(indices), axis=0)
+    return op.Reshape(product, shape, allowzero=1)
+
+
+@script(OPSET, default_opset=op)
+def GatherMatMulNBits(
+    X: FLOAT[...], indices: INT64[...], Wq: FLOAT[...], scales: FLOAT[...], block_size: int = 32
+) -> FLOAT[...]:
+    """Compute chosen output channels only: X @ transpose(dequantized(Wq)[indices]).
+
+    X is [..., K], indices [A], Wq [N, K] in int4 or int8, scales [N, ceil(K / block_size)] in float16; the product is
+    [..., A], computed in float32. w[n, k] = Wq[n, k] * scales[n, k // block_size], so an output channel is one row.
+
+    This body dequantizes all of Wq first, as that of SparseMatMulNBits does.
+    """
+    weight = op.DequantizeLinear(Wq, op.Cast(scales, to=onnx.TensorProto.FLOAT), axis=1, block_size=block_size)
+    product = op.Gemm(op.Flatten(X, axis=-1), op.Gather(weight, indices, axis=0), transB=1)
+    shape = op.Concat(op.Shape(X, start=0, end=-1), op.Shape(indices), axis=0)
+    return op.Reshape(product, shape, allowzero=1)
+
+
 def model_local_functions() -> list[ir.Function]:
     """The operators as functions that can be added to a model."""
-    functions = (Threshold, KeepLargest, GatherActive, SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits)
-    return [ir.from_proto(function.to_function_proto()) for function in functions]
+    selecting = (Threshold, KeepLargest, GatherActive)
+    multiplying = (SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits, GatherMatMul, GatherMatMulNBits)
+    return [ir.from_proto(function.to_function_proto()) for function in (*selecting, *multiplying)]

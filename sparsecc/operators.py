@@ -48,6 +48,11 @@ def is_sparse_linear(node: ir.Node) -> bool:
     return node.domain == DOMAIN and node.op_type in ("SparseLinear", "SparseLinearNBits")
 
 
+def is_gather_matmul(node: ir.Node) -> bool:
+    """Whether a node computes chosen output channels, of a weight W[N, K] with a row for each, in whatever precision."""
+    return node.domain == DOMAIN and node.op_type in ("GatherMatMul", "GatherMatMulNBits")
+
+
 def is_added(node: ir.Node) -> bool:
     """Whether a node is a product that a method added beside the projections."""
     return ADDED in node.metadata_props

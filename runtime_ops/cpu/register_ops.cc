@@ -3,6 +3,7 @@
 
 #include "custom_op.h"
 #include "gather_active.h"
+#include "gather_matmul.h"
 #include "keep_largest.h"
 #include "ort_abi.h"
 #include "sparse_linear.h"
@@ -35,10 +36,25 @@ OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   static const CustomOp<SparseLinear<kFloat16>> sparse_linear_float16;
   static const CustomOp<SparseLinear<kInt8>> sparse_linear_int8;
   static const CustomOp<SparseLinear<kInt4>> sparse_linear_int4;
-  const OrtCustomOp* const ops[] = {
-      &threshold,          &keep_largest,       &gather_active,         &sparse_matmul_float32, &sparse_matmul_float16,
-      &sparse_matmul_int8, &sparse_matmul_int4, &sparse_linear_float32, &sparse_linear_float16, &sparse_linear_int8,
-      &sparse_linear_int4};
+  static const CustomOp<GatherMatMul<kFloat32>> gather_matmul_float32;
+  static const CustomOp<GatherMatMul<kFloat16>> gather_matmul_float16;
+  static const CustomOp<GatherMatMul<kInt8>> gather_matmul_int8;
+  static const CustomOp<GatherMatMul<kInt4>> gather_matmul_int4;
+  const OrtCustomOp* const ops[] = {&threshold,
+                                    &keep_largest,
+                                    &gather_active,
+                                    &sparse_matmul_float32,
+                                    &sparse_matmul_float16,
+                                    &sparse_matmul_int8,
+                                    &sparse_matmul_int4,
+                                    &sparse_linear_float32,
+                                    &sparse_linear_float16,
+                                    &sparse_linear_int8,
+                                    &sparse_linear_int4,
+                                    &gather_matmul_float32,
+                                    &gather_matmul_float16,
+                                    &gather_matmul_int8,
+                                    &gather_matmul_int4};
   for (const OrtCustomOp* op : ops) Check(api, ort::AddCustomOp(api, domain.get(), op));
   return domain.release();
 }

@@ -22,6 +22,8 @@ INPUTS = {
     "GatherActive": ("Y",),
     "SparseMatMul": ("values", "indices", "W", "bias"),
     "SparseMatMulNBits": ("values", "indices", "Wq", "scales", "bias"),
+    "GatherMatMul": ("X", "indices", "W"),
+    "GatherMatMulNBits": ("X", "indices", "Wq", "scales"),
 }
 OUTPUTS = {
     "Threshold": {"Y": FLOAT},
@@ -29,6 +31,8 @@ OUTPUTS = {
     "GatherActive": {"values": FLOAT, "indices": INT64},
     "SparseMatMul": {"product": FLOAT},
     "SparseMatMulNBits": {"product": FLOAT},
+    "GatherMatMul": {"product": FLOAT},
+    "GatherMatMulNBits": {"product": FLOAT},
 }
 LIBRARY, STOCK, REFERENCE = "library", "stock onnxruntime", "reference evaluator"
 

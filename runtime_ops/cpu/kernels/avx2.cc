@@ -1,6 +1,7 @@
 // The kernels for x86-64 with AVX2, FMA and F16C, compiled with all three switched on. Nothing that this file defines
-// or instantiates may have external linkage but the table: the linker could pick a copy that uses AVX2 for the rest of
-// the library, which has to run without. So it includes no C++ library header but those of types.
+// or instantiates may have external linkage but the table and DotAvx2: the linker could pick a copy that uses AVX2 for
+// the rest of the library, which has to run without. So it includes no C++ library header but those of types.
+#include "avx2_dot.h"
 #include "avx2_float.h"
 #include "avx2_int4.h"
 #include "avx2_int8.h"
@@ -47,10 +48,16 @@ void AddInt4(const RowGroup& group, Stripe stripe, float* out) {
 
 }  // namespace
 
+void DotAvx2(WeightType type, const DotValues& values, const DotGroup& group, float* products) {
+  kAvx2Kernels.dot[type](values, group, products);
+}
+
 const Kernels kAvx2Kernels = {
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddInt8, AddInt4},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {dot::Floats<float>, dot::Floats<uint16_t>, dot::Int8, dot::Int4},
+    true,
 };
 
 }  // namespace sparsecc

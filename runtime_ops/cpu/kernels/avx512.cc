@@ -25,6 +25,12 @@ void AddQuantized(const RowGroup& group, Stripe stripe, float* out) {
   kAddGroup(group, multipliers, stripe, out);
 }
 
+// AVX2 keeps up with memory.
+template <WeightType kType>
+void DotWith(const DotValues& values, const DotGroup& group, float* products) {
+  DotAvx2(kType, values, group, products);
+}
+
 }  // namespace
 
 const Kernels kAvx512Kernels = {
@@ -32,6 +38,8 @@ const Kernels kAvx512Kernels = {
      AddQuantized<kInt4, Pack8, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
+    true,
 };
 
 }  // namespace sparsecc

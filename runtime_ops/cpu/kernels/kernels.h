@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "../weights.h"
+#include "dot.h"
 
 namespace sparsecc {
 
@@ -69,6 +70,8 @@ struct Kernels {
   AddRows add_rows[kWeightTypes];
   UnpackPanels unpack_panels[kWeightTypes];
   MultiplyPanel multiply_panel;
+  Dot dot[kWeightTypes];
+  bool dot_rounds;  // whether the products of quantized rows are those of rounded values where there are any
 };
 
 extern const Kernels kPortableKernels;

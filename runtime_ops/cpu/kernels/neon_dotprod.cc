@@ -7,11 +7,23 @@
 
 namespace sparsecc {
 
+namespace {
+
+// The compiler makes of the portable loops what a kernel of NEON's would do with floats.
+template <WeightType kType>
+void DotWith(const DotValues& values, const DotGroup& group, float* products) {
+  DotPortable(kType, values, group, products);
+}
+
+}  // namespace
+
 const Kernels kNeonDotprodKernels = {
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Words, int8::AddGroup>,
      AddQuantized<kInt4, Quads, dotprod_int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
+    false,
 };
 
 }  // namespace sparsecc

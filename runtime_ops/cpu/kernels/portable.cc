@@ -52,6 +52,54 @@ void AddEach(const RowGroup& group, Stripe stripe, float* out) {
   for (size_t i = 0; i < group.count; ++i) kAddRow(group, i, stripe, out);
 }
 
+// The sum is taken in as many parts as vectors have lanes, so that the compiler can vectorize it.
+template <typename Weight>
+float DotRow(const DotValues& values, const Weight& weight) {
+  constexpr size_t kParts = 16;
+  float parts[kParts] = {};
+  size_t k = 0;
+  for (; k + kParts <= values.count; k += kParts) {
+    for (size_t part = 0; part < kParts; ++part) parts[part] += values.exact[k + part] * weight(k + part);
+  }
+  for (; k < values.count; ++k) parts[0] += values.exact[k] * weight(k);
+  float sum = 0;
+  for (const float part : parts) sum += part;
+  return sum;
+}
+
+void DotFloats(const DotValues& values, const DotGroup& group, float* products) {
+  for (size_t i = 0; i < group.count; ++i) {
+    const float* row = static_cast<const float*>(group.rows[i]);
+    products[i] = DotRow(values, [row](size_t k) { return row[k]; });
+  }
+}
+
+void DotHalves(const DotValues& values, const DotGroup& group, float* products) {
+  for (size_t i = 0; i < group.count; ++i) {
+    const uint16_t* row = static_cast<const uint16_t*>(group.rows[i]);
+    products[i] = DotRow(values, [row](size_t k) { return HalfToFloat(row[k]); });
+  }
+}
+
+template <typename Row>
+float DotBlocks(Row row, const DotValues& values, const DotGroup& group, size_t i) {
+  const size_t first = group.begins_with_half[i] ? 1 : 0;
+  return DotRow(values,
+                [&](size_t k) { return HalfToFloat(group.scales[i][k / group.block]) * Integer(row, first + k); });
+}
+
+void DotInt8(const DotValues& values, const DotGroup& group, float* products) {
+  for (size_t i = 0; i < group.count; ++i) {
+    products[i] = DotBlocks(static_cast<const int8_t*>(group.rows[i]), values, group, i);
+  }
+}
+
+void DotInt4(const DotValues& values, const DotGroup& group, float* products) {
+  for (size_t i = 0; i < group.count; ++i) {
+    products[i] = DotBlocks(Int4Row{static_cast<const uint8_t*>(group.rows[i])}, values, group, i);
+  }
+}
+
 // W[channel, column] of any type and any shape.
 float Weight(const Weights& weights, size_t channel, size_t column) {
   const size_t position = channel * weights.columns + column;
@@ -86,6 +134,10 @@ void AddRowsPortable(WeightType type, const RowGroup& group, Stripe stripe, floa
   kPortableKernels.add_rows[type](group, stripe, out);
 }
 
+void DotPortable(WeightType type, const DotValues& values, const DotGroup& group, float* products) {
+  kPortableKernels.dot[type](values, group, products);
+}
+
 void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
   for (size_t begin = stripe.begin; begin < stripe.end; begin += kPanelColumns) {
     for (size_t k = 0; k < count; ++k, panels += kPanelColumns) {
@@ -101,6 +153,8 @@ const Kernels kPortableKernels = {
     {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
     {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
     Multiply,
+    {DotFloats, DotHalves, DotInt8, DotInt4},
+    false,
 };
 
 }  // namespace sparsecc
