@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 4.6, 3.0
+WIDTH, HEIGHT = 4.3, 3.1
 """Inches: narrow, so that labels can be read where the page is as wide as a phone."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 """Of Okabe and Ito, which people with any colour vision tell apart."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE = {
-    "font.size": 9,
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -40,7 +42,14 @@ def new_plot(x_label: str, y_label: str, *, height: float = HEIGHT) -> tuple[Fig
 
 def legend_above(axes: Axes, columns: int) -> None:
     """Name the lines above the plot, where nothing is covered."""
-    axes.figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    axes.figure.legend(
+        loc="outside upper center", ncols=columns, frameon=False, fontsize=9, columnspacing=1, handlelength=1.5
+    )
+
+
+def count_along(axes: Axes) -> None:
+    """Mark whole numbers alone along the horizontal axis."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def inline_svg(figure: Figure, name: str) -> Markup:

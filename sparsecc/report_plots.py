@@ -8,7 +8,7 @@ from itertools import cycle
 from matplotlib.figure import Figure
 
 from sparsecc.benchmark import Speed
-from sparsecc.inline_svg import COLORS, MARKERS, legend_above, new_plot
+from sparsecc.inline_svg import COLORS, MARKERS, count_along, legend_above, new_plot
 from sparsecc.recipe import ProjectionRecipe
 
 
@@ -23,7 +23,7 @@ def sparsity_plot(projections: Sequence[ProjectionRecipe]) -> Figure:
             layers, [100 * share for share in shares], color=color, marker=marker, markersize=4, label=kind, alpha=0.85
         )
     axes.set_ylim(0, 100)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    count_along(axes)
     legend_above(axes, 7)
     return figure
 

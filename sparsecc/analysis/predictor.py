@@ -106,7 +106,8 @@ def _fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=STEPS)
     orders = [torch.randperm(len(states)) for _ in range(-(-STEPS * _BATCH // len(states)))]
-    steps = torch.cat(orders)[: STEPS * _BATCH].split(_BATCH)
+    order = torch.cat(orders)
+    steps = [order[start : start + _BATCH] for start in range(0, STEPS * _BATCH, _BATCH)]
     for step in track(steps, "training a predictor", STEPS):
         scores = network(states[step])
         wanted = torch.from_numpy(active(step.numpy()))

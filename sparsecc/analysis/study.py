@@ -32,6 +32,7 @@ from sparsecc.analysis.natural_sparsity import NaturalSparsity
 from sparsecc.analysis.predictability import PatternMatch, PromptVariant
 from sparsecc.analysis.prediction import PredictionQuality
 from sparsecc.analysis.predictor_export import predictor_name, write_predictor
+from sparsecc.analysis.report import write_study_report
 from sparsecc.analysis.sparsity_sweep import SparsityPoint
 from sparsecc.analysis.table import write_table
 from sparsecc.analysis.weight_magnitudes import WeightMagnitudes
@@ -121,6 +122,7 @@ def analyze(
             study_facts = _facts(Path(model).resolve().name, dense, texts, activations, sparsity)
             facts.write_facts(staging / facts.FILE, study_facts)
             _write_tables(dense, texts, activations, staging, study_facts, threads=threads)
+            write_study_report(staging)
             for name in (collection.FILE, collection.PARTS):
                 (collected / name).replace(staging / name)
     return Study(output, study_facts)

@@ -1,0 +1,210 @@
+"""What a study found, in sentences: each is computed from its tables and holds for this model alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparsecc.analysis.averages import mean, means
+from sparsecc.analysis.components import DOWN_INPUT, FFN_INPUT
+from sparsecc.analysis.important_neurons import HOT_SHARE
+from sparsecc.analysis.natural_sparsity import NaturalSparsity
+from sparsecc.analysis.predictability import UNRELATED
+from sparsecc.analysis.prediction import PredictionQuality
+from sparsecc.analysis.sparsity_sweep import SparsityPoint
+from sparsecc.analysis.study_tables import StudyTables
+from sparsecc.analysis.wording import component_words, in_layers, listed, percent, rounded_up
+
+SCOPE_WORDS = {
+    "ffn_neurons": "what is inside the feed-forward networks",
+    "ffn": "what the feed-forward networks' projections read",
+    "all": "what all projections read",
+}
+NOTICEABLE_ZEROS = 0.01
+TOLERATED_RISE = 0.05
+OUTLIER = 1.5
+"""A layer is set apart whose magnitudes are that many times those of any other."""
+_NEAR_ZERO = 0.01
+_EIGHTH = 1 / 8
+
+
+def natural_sparsity_finding(study: StudyTables) -> str:
+    """How much is zero, or nearly, by itself."""
+    zero_rows = _at_bound(study.natural, 0.0)
+    zeros = means(zero_rows, lambda row: row.component, lambda row: row.share)
+    sparse = {component: share for component, share in zeros.items() if share >= NOTICEABLE_ZEROS}
+    if sparse:
+        by_layer = {
+            component: [row.share for row in zero_rows if row.component == component and not math.isnan(row.share)]
+            for component in sparse
+        }
+        told = [
+            f"{percent(share)} of the {_words(study, component)} "
+            f"({percent(min(by_layer[component]))} to {percent(max(by_layer[component]))} by layer)"
+            for component, share in sparse.items()
+        ]
+        sentence = f"Without anything being done, {listed(told)} are exactly zero."
+    else:
+        small = means(_at_bound(study.natural, _NEAR_ZERO), lambda row: row.component, lambda row: row.share)
+        finite = {component: share for component, share in small.items() if not math.isnan(share)}
+        if not finite:
+            return "Nothing can be said of zeros: no activation is a finite number." + _not_finite(study)
+        most = max(finite, key=lambda component: finite[component])
+        sentence = (
+            f"Nothing is sparse by itself: averaged over layers, fewer than {percent(NOTICEABLE_ZEROS)} of any "
+            f"component's activations are exactly zero. The {_words(study, most)} come nearest: "
+            f"{percent(finite[most])} are at most {_NEAR_ZERO}."
+        )
+    return sentence + _not_finite(study)
+
+
+def weights_finding(study: StudyTables) -> str:
+    """How small most weights are."""
+    finite = [row for row in study.weights if not math.isnan(row.upper)]
+    total, largest = sum(row.count for row in finite), max((row.upper for row in finite), default=math.nan)
+    if not total:
+        return "No weight is a finite number."
+    below = sum(row.count for row in finite if row.upper <= largest * _EIGHTH * (1 + 1e-9)) / total
+    lost = sum(row.count for row in study.weights) - total
+    sentence = f"{percent(below)} of the projections' weights are smaller than an eighth of the largest, {largest:.3g}."
+    return sentence + (f" {lost:,} weights are NaN or infinite." if lost else "")
+
+
+def magnitudes_finding(study: StudyTables) -> str:
+    """What bounds half of the feed-forward networks' inputs, and in which layers."""
+    sparsity, component = study.facts.sparsity, _focus(study, FFN_INPUT)
+    cuts = thresholds_by_layer(study, component)
+    finite = {layer: cut for layer, cut in cuts.items() if not math.isnan(cut)}
+    if not finite:
+        return f"The {_words(study, component)} are finite numbers in no layer."
+    largest = sorted(finite.values())[-2:]
+    bound = largest[0] if len(finite) > 2 and largest[1] > OUTLIER * largest[0] else largest[-1]
+    limit = rounded_up(bound)
+    inside = {layer for layer, cut in finite.items() if cut <= limit}
+    beyond = [f"{finite[layer]:.2g} in layer {layer}" for layer in finite if layer not in inside]
+    sentence = f"{percent(sparsity)} of the {_words(study, component)} are at most {limit:g} "
+    return sentence + in_layers(inside, list(cuts)) + (f" ({listed(beyond)})." if beyond else ".")
+
+
+def important_neurons_finding(study: StudyTables) -> str:
+    """Whether few neurons hold most of what is important."""
+    component = _focus(study, DOWN_INPUT)
+    rows = [row for row in study.important if row.component == component]
+    hot = {row.layer: row.hot_neurons / row.neurons for row in rows if row.hot_neurons}
+    if not hot:
+        return f"None of the {_words(study, component)} is important."
+    fewest, most = min(hot, key=lambda layer: hot[layer]), max(hot, key=lambda layer: hot[layer])
+    never, neurons = sum(row.never_important for row in rows), sum(row.neurons for row in rows)
+    return (
+        f"{percent(mean(hot.values()))} of the neurons hold {percent(HOT_SHARE)} of the important "
+        f"{_words(study, component)}, from {percent(hot[fewest])} in layer {fewest} to {percent(hot[most])} in layer "
+        f"{most}; spread evenly it would take {percent(HOT_SHARE)}. "
+        f"{never:,} of {neurons:,} neurons are important in no sampled token."
+    )
+
+
+def predictability_finding(study: StudyTables) -> str:
+    """Whether prompts that share most tokens share their patterns."""
+    rows = [row for row in study.matches if row.component == DOWN_INPUT]
+    related = [row for row in rows if row.similarity != UNRELATED]
+    if not related:
+        return "Patterns of prompts were not compared."
+    similarity = min(row.similarity for row in related)
+    least = [row for row in related if row.similarity == similarity]
+    shared = means(least, lambda row: row.positions, lambda row: row.intersection_over_union)
+    unrelated = mean(row.intersection_over_union for row in rows if row.similarity == UNRELATED)
+    told = [
+        f"{percent(shared[positions])} where the token is {token}"
+        for positions, token in (("kept", "the same"), ("replaced", "another"))
+        if positions in shared
+    ]
+    return (
+        f"Prompts that share {percent(similarity)} of their tokens share {percent(shared['all'])} of the active "
+        f"{_words(study, DOWN_INPUT)} (intersection over union): {listed(told)}. Unrelated prompts share "
+        f"{percent(unrelated)}."
+    )
+
+
+def prediction_finding(study: StudyTables) -> str:
+    """How much an early state foretells, and which baseline it does not beat."""
+    rows = [row for row in study.predictions if row.component == DOWN_INPUT and not math.isnan(row.recall)]
+    if not rows:
+        return "No predictor could be trained: it takes two windows of text and active neurons to foretell."
+    source = min(row.source_layer for row in rows)
+    ordered = sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)
+    near, far = ordered[0], ordered[-1]
+    sentence = (
+        f"From its state in layer {source}, a small network finds {percent(near.recall)} of the active "
+        f"{_words(study, DOWN_INPUT)} of layer {near.layer} and {percent(far.recall)} of layer {far.layer}'s. Always "
+        f"taking the hottest neurons finds {percent(near.hot_recall)} and {percent(far.hot_recall)}, the previous "
+        f"token's set {percent(near.previous_recall)} and {percent(far.previous_recall)}."
+    )
+    return sentence + _unbeaten(study, source)
+
+
+def sweep_finding(study: StudyTables) -> str:
+    """How far perplexity bears it."""
+    points = [point for point in study.sweep if not math.isnan(point.perplexity)]
+    dense = next((point.perplexity for point in points if point.target_sparsity == 0), math.nan)
+    if math.isnan(dense):
+        return "Perplexity could not be measured."
+    told = [_tolerance([point for point in points if point.scope == scope], dense) for scope in SCOPE_WORDS]
+    return (
+        f"Perplexity is {dense:.2f} with nothing set to zero. It rises by at most {percent(TOLERATED_RISE)} with "
+        f"{listed([words for words in told if words])} at zero."
+    )
+
+
+def thresholds_by_layer(study: StudyTables, component: str) -> dict[int, float]:
+    """The quantile of a component's magnitudes above which they are important, by layer."""
+    return {row.layer: row.threshold for row in study.important if row.component == component}
+
+
+def _tolerance(points: Sequence[SparsityPoint], dense: float) -> str:
+    """The highest sparsity up to which perplexity stays near the dense one, and what the next step costs."""
+    if not points:
+        return ""
+    words, borne = SCOPE_WORDS[points[0].scope], points[0]
+    for point in points:
+        if point.perplexity > (1 + TOLERATED_RISE) * dense:
+            cost = f"{percent(point.achieved_sparsity)} cost {percent(point.perplexity / dense - 1)}"
+            return f"{percent(borne.achieved_sparsity)} of {words} ({cost})"
+        borne = point
+    return f"{percent(borne.achieved_sparsity)} of {words}"
+
+
+def _unbeaten(study: StudyTables, source: int) -> str:
+    """For which components the previous token's set is the better guess, on average over layers."""
+    rows = [row for row in study.predictions if row.source_layer == source]
+    network = means(rows, lambda row: row.component, _f1)
+    previous = means(rows, lambda row: row.component, lambda row: row.previous_recall)
+    better = [_words(study, component) for component, of_network in network.items() if previous[component] > of_network]
+    return f" For {listed(better)} the previous token's set is the better guess." if better else ""
+
+
+def _f1(row: PredictionQuality) -> float:
+    """The harmonic mean of the network's recall and precision: what both would be at a matched number of neurons."""
+    both = row.recall + row.precision
+    return 2 * row.recall * row.precision / both if both else math.nan
+
+
+def _at_bound(rows: Sequence[NaturalSparsity], bound: float) -> list[NaturalSparsity]:
+    return [row for row in rows if row.bound == bound]
+
+
+def _not_finite(study: StudyTables) -> str:
+    rows = [row for row in _at_bound(study.natural, 0.0) if row.not_finite]
+    if not rows:
+        return ""
+    layers = in_layers({row.layer for row in rows}, sorted({row.layer for row in study.natural}))
+    return f" {sum(row.not_finite for row in rows):,} activations, {layers}, are NaN or infinite and left out."
+
+
+def _focus(study: StudyTables, component: str) -> str:
+    """The component to speak of: the first that there is, where a model lacks it."""
+    present = [row.component for row in study.important]
+    return component if component in present else present[0]
+
+
+def _words(study: StudyTables, component: str) -> str:
+    return component_words(component, is_gated=study.facts.is_gated)
