@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparsecc.evaluation import evaluate
     from sparsecc.generation import generate
     from sparsecc.inspection import inspect
+    from sparsecc.search import search
 
 __all__ = [
     "SparseccError",
@@ -34,6 +35,7 @@ __all__ = [
     "open_artifact",
     "open_session",
     "ops_library_path",
+    "search",
 ]
 
 _COMPILER = {
@@ -45,6 +47,7 @@ _COMPILER = {
     "generate": ("sparsecc.generation", "generate"),
     "inspect": ("sparsecc.inspection", "inspect"),
     "open_artifact": ("sparsecc.artifact", "open_artifact"),
+    "search": ("sparsecc.search", "search"),
 }
 
 

@@ -98,6 +98,9 @@ def compile_command(
     output_directory: OutputOption,
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
     sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
+    recipe: Annotated[
+        Path | None, typer.Option(help="What `sparsecc search` found, for method and sparsity.", metavar="FILE.json")
+    ] = None,
     weights: Annotated[str, typer.Option(help=f"What to store weights as: {', '.join(WEIGHTS)}.")] = "fp32",
     rank: Annotated[
         int | None, typer.Option(help="Of the low-rank branches of r-sparse, in place of a search for the best ranks.")
@@ -123,6 +126,7 @@ def compile_command(
             output_directory,
             method=method,
             sparsity=sparsity,
+            recipe=recipe,
             weights=weights,
             rank=rank,
             calibration=calibration,
@@ -185,6 +189,70 @@ def analyze(
             overwrite=overwrite,
         )
     _print(study.summary(), as_json, f"study in {study.directory}")
+
+
+@app.command(
+    epilog="Example: `sparsecc search models/books-16m -o recipe.json && "
+    "sparsecc compile models/books-16m --recipe recipe.json -o books-16m-sparse`"
+)
+def search(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face directory or hub id, or a dense ONNX decoder's directory.", metavar="MODEL"
+        ),
+    ],
+    output_file: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write.", metavar="FILE.json")],
+    method: Annotated[str, typer.Option(help=f"Whose thresholds to scale: {', '.join(METHODS)}.")] = "teal",
+    sparsity: Annotated[float, typer.Option(help="The share of the model's weights to skip, in [0, 1).")] = 0.5,
+    trials: Annotated[int, typer.Option(help="How many candidates all workers try together.", min=0)] = 100,
+    text: Annotated[
+        Path | None, typer.Option(help="The text to search on; sparsecc's own by default.", metavar="FILE.txt")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens of it to try a candidate on.", min=2)] = 4096,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A database to share with other workers; SQLite beside the output by default.", metavar="URL"
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="The search's name in the database; by default method and sparsity.")
+    ] = None,
+    threads: ThreadsOption = 2,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for how to share a model's sparsity among layers and kinds of projections. Started again, it goes on."""
+    from sparsecc.search import search as search_recipe
+
+    with _one_line_errors():
+        result = search_recipe(
+            model,
+            output_file,
+            method=method,
+            sparsity=sparsity,
+            trials=trials,
+            text=text,
+            tokens=tokens,
+            storage=storage,
+            study=study,
+            threads=threads,
+            overwrite=overwrite,
+        )
+    facts = {
+        "recipe": str(output_file),
+        "trials": result.trials,
+        "start": dataclasses.asdict(result.start),
+        "found": dataclasses.asdict(result.found),
+    }
+    rows = [
+        (name, f"{seen.kl_divergence or 0:.4f}", f"{seen.perplexity:.3f}", f"{seen.sparsity:.1%}")
+        for name, seen in ((f"{method}, as it is", result.start), ("found", result.found))
+    ]
+    table = _table(("", "KL, nats", "perplexity", "sparsity"), rows)
+    table.caption = Text(f"on the text that was searched on; recipe in {output_file}, after {result.trials} candidates")
+    _print(facts, as_json, table)
 
 
 @app.command(epilog="Example: `sparsecc synthesize llama-3.2-1b -o llama-1b --vocabulary 32000`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ from sparsecc.methods.r_sparse import r_sparse_of_rank
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
 from sparsecc.quantized_decoder import dequantized
-from sparsecc.recipe import WEIGHTS, Recipe
+from sparsecc.recipe import WEIGHTS, Recipe, read_recipe_document, recipe_from_document
 from sparsecc.report import write_report
 from sparsecc.restructuring import restructured
 from sparsecc.session import OPS_LIBRARY_NAME, ops_library_path
@@ -88,6 +89,7 @@ def compile_model(
     *,
     method: str = "teal",
     sparsity: float = 0.5,
+    recipe: str | os.PathLike[str] | None = None,
     weights: str = "fp32",
     rank: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
@@ -104,6 +106,7 @@ def compile_model(
         output: the directory to make.
         method: a name of :data:`sparsecc.methods.METHODS`.
         sparsity: the share of input channels to skip, in [0, 1).
+        recipe: a file that ``sparsecc search`` wrote for this model, in place of method and sparsity.
         weights: what weights are stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
         rank: of the low-rank branches of the method ``r-sparse``, in place of a search for the best ranks.
         calibration: a UTF-8 text, or statistics that ``sparsecc calibrate`` wrote; sparsecc's own text by default.
@@ -119,8 +122,9 @@ def compile_model(
     model, output = os.fspath(model), Path(output)
     calibration_source = Path(calibration) if calibration else shipped_text("calibration")
     evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
-    _check_choices(method, sparsity, weights)
+    check_choices(method, sparsity, weights)
     _check_rank(method, rank)
+    given = _read_recipe(Path(recipe)) if recipe else None
     check_apart(Path(model), output)
     check_target(output, overwrite=overwrite)
     for source in (calibration_source, evaluation_text):
@@ -129,16 +133,21 @@ def compile_model(
     with staged_directory(output, overwrite=overwrite) as staging, _scratch_directory(staging, "dense") as scratch:
         dense = open_dense(model, Path(scratch))
         windows = token_windows(evaluation_text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
-        statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
         text = None if calibration_source.suffix in _STATISTICS_SUFFIXES else calibration_source
-        recipe = make_recipe(dense, statistics, method, sparsity, text, rank=rank, threads=threads)
-        recipe = dataclasses.replace(recipe, weights=weights)
-        sparse = write_sparse_artifact(dense, recipe, staging, text, threads=threads)
+        if given is None:
+            statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
+            chosen = make_recipe(
+                dense, statistics, method, sparsity, text, rank=rank, threads=threads, scratch=Path(scratch)
+            )
+        else:
+            chosen = _require_recipe_of(dense, given, Path(recipe or ""))
+        chosen = dataclasses.replace(chosen, weights=weights)
+        sparse = write_sparse_artifact(dense, chosen, staging, text, threads=threads)
         measurements = _measure(dense, sparse, windows, threads) if measure else None
         if measurements:
-            _write_recipe(sparse, recipe, measurements)
-        write_report(recipe, measurements, Path(model).resolve().name, staging / REPORT_NAME)
-    return Compilation(open_artifact(output), recipe, measurements)
+            _write_recipe(sparse, chosen, measurements)
+        write_report(chosen, measurements, Path(model).resolve().name, staging / REPORT_NAME)
+    return Compilation(open_artifact(output), chosen, measurements)
 
 
 def calibrate_to_file(
@@ -207,14 +216,16 @@ def make_recipe(
     *,
     rank: int | None = None,
     threads: int = 0,
+    scratch: Path | None = None,
 ) -> Recipe:
     """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model.
 
     ``rank`` is that of all low-rank branches, in place of a search for the best ones. ``text`` is what a method runs
-    the model on; sparsecc's own calibration text by default.
+    the model on; sparsecc's own calibration text by default. ``scratch`` is a directory for files as large as the
+    model.
     """
     projections = require_projections(load_model(dense.model_path), dense.model_path)
-    model = CalibratedModel(dense, projections, statistics, text or shipped_text("calibration"), threads)
+    model = CalibratedModel(dense, projections, statistics, text or shipped_text("calibration"), threads, scratch)
     recipe = METHODS[method](model, sparsity) if rank is None else r_sparse_of_rank(model, sparsity, rank)
     return dataclasses.replace(recipe, versions=library_versions())
 
@@ -274,13 +285,44 @@ def _check_rank(method: str, rank: int | None) -> None:
         raise SparseccError(f"method {method} has no ranks; leave out --rank or choose --method r-sparse")
 
 
-def _check_choices(method: str, sparsity: float, weights: str) -> None:
+def check_choices(method: str, sparsity: float, weights: str = "fp32") -> None:
+    """Refuse a method, a sparsity or a storage of weights that there is not.
+
+    Raises:
+        SparseccError: there is not.
+    """
     if method not in METHODS:
-        raise SparseccError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+        nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+        guess = f"did you mean {nearest[0]}? " if nearest else ""
+        raise SparseccError(f"there is no method {method!r}; {guess}choose one of {', '.join(METHODS)}")
     if not 0 <= sparsity < 1:
         raise SparseccError(f"sparsity {sparsity} is not in [0, 1); 0.5 skips half of the weight rows")
     if weights not in WEIGHTS:
         raise SparseccError(f"weights cannot be stored as {weights!r}; choose one of {', '.join(WEIGHTS)}")
+
+
+def _read_recipe(path: Path) -> Recipe:
+    """The recipe in a file of its own, with all its thresholds.
+
+    Raises:
+        SparseccError: the file is no recipe, or leaves thresholds to a compiled model's graph.
+    """
+    document = read_recipe_document(path)
+    try:
+        places = [isinstance(entry["threshold"], dict) for entry in document["projections"]]
+    except (KeyError, TypeError) as error:
+        raise SparseccError(f"{path} is damaged ({error!r}); make it again with `sparsecc search`") from error
+    if any(places):
+        raise SparseccError(
+            f"{path} leaves its thresholds to the model beside it; give a recipe from `sparsecc search`"
+        )
+    return recipe_from_document(document, {})
+
+
+def _require_recipe_of(dense: Artifact, recipe: Recipe, path: Path) -> Recipe:
+    if recipe.calibration is None or recipe.calibration.model_sha256 != model_sha256(dense.model_path):
+        raise SparseccError(f"{path} is a recipe of another model; run `sparsecc search` on this one")
+    return recipe
 
 
 def check_apart(model: Path, output: Path) -> None:

@@ -103,7 +103,8 @@ class Recipe:
 
         Args:
             places: for each projection the initializer of the compiled model that holds its threshold. It is written
-                where the threshold is one per channel; a scalar is written as a number.
+                where the threshold is one per channel; a scalar is written as a number. Without a place the threshold
+                is a list.
             measured: what was seen on an evaluation text, in JSON values.
         """
         document: dict[str, Any] = {
@@ -195,6 +196,8 @@ def finite_or_null(value: Any) -> Any:
 def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str]) -> dict[str, Any]:
     threshold = projection.threshold
     scalar = float(threshold[0]) if threshold.size == 1 else None
+    place = places.get(projection.name)
+    by_channel: Any = {"initializer": place} if place is not None else threshold.tolist()
     return {
         "name": projection.name,
         "layer": projection.layer,
@@ -202,15 +205,16 @@ def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str])
         "method": projection.method,
         "target_sparsity": projection.target_sparsity,
         "calibrated_sparsity": projection.calibrated_sparsity,
-        "threshold": {"initializer": places[projection.name]} if scalar is None else scalar,
+        "threshold": by_channel if scalar is None else scalar,
         **({"kept": projection.kept} if projection.kept is not None else {}),
         **({"rank": projection.rank} if projection.rank else {}),
     }
 
 
 def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> ProjectionRecipe:
-    threshold = math.inf if entry["threshold"] is None else entry["threshold"]  # JSON has no infinity
+    threshold = entry["threshold"]
     place = threshold["initializer"] if isinstance(threshold, dict) else None
+    numbers = threshold if isinstance(threshold, list) else [threshold]
     kept = entry.get("kept")
     return ProjectionRecipe(
         name=str(entry["name"]),
@@ -219,6 +223,11 @@ def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDAr
         method=str(entry["method"]),
         target_sparsity=float(entry["target_sparsity"]),
         calibrated_sparsity=float(entry["calibrated_sparsity"]),
-        threshold=np.array([float(threshold)], np.float32) if place is None else initializers[place],
+        threshold=_thresholds(numbers) if place is None else initializers[place],
         kept=None if kept is None else operator.index(kept),
     )
+
+
+def _thresholds(numbers: Sequence[Any]) -> NDArray[np.float32]:
+    """float32, infinite where JSON, which has no infinity, says null."""
+    return np.array([math.inf if number is None else float(number) for number in numbers], np.float32)

@@ -1,5 +1,6 @@
 """A user's mistake gives one clear line, exit code 2, no traceback and nothing half-written."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsecc.command_line import app
+from sparsecc.model_file import load_model, model_sha256
+from sparsecc.recipe import Calibration
 from sparsecc.session import OPS_LIBRARY_NAME
+from sparsecc.text import shipped_text
+
+from .graphs import recipe_for
 
 
 @pytest.fixture
@@ -112,8 +118,95 @@ def test_sparsity_outside_its_range(refused, checkpoint, tmp_path, sparsity):
     assert "[0, 1)" in refused("compile", checkpoint, "-o", tmp_path / "out", "--sparsity", sparsity)
 
 
-def test_a_method_misspelt(refused, checkpoint, tmp_path):
-    assert "teal, wina" in refused("compile", checkpoint, "-o", tmp_path / "out", "--method", "teel")
+@pytest.mark.parametrize(("misspelt", "nearest"), [("teel", "teal"), ("teal_greedy", "teal-greedy"), ("Wina", "wina")])
+def test_a_method_misspelt(refused, checkpoint, tmp_path, misspelt, nearest):
+    for command in ("compile", "search"):
+        complaint = refused(command, checkpoint, "-o", tmp_path / "out", "--method", misspelt)
+        assert f"did you mean {nearest}?" in complaint
+        assert "teal, " in complaint
+
+
+def test_a_method_like_no_other(refused, checkpoint, tmp_path):
+    complaint = refused("compile", checkpoint, "-o", tmp_path / "out", "--method", "xyzzy")
+    assert "did you mean" not in complaint
+    assert "choose one of teal, " in complaint
+
+
+@pytest.fixture
+def recipe_file(dense, tmp_path):
+    """A recipe for books-16m in a file of its own, with some entries changed."""
+
+    def write(**changes):
+        recipe = recipe_for(load_model(dense.model_path))
+        calibration = Calibration("ab" * 32, model_sha256(dense.model_path), 2048, 1024)
+        path = tmp_path / "recipe.json"
+        document = json.loads(dataclasses.replace(recipe, calibration=calibration).to_json())
+        path.write_text(json.dumps({**document, **changes}))
+        return path
+
+    return write
+
+
+def test_a_recipe_of_another_model(refused, dense, recipe_file, tmp_path):
+    of_another = {"text_sha256": "ab" * 32, "model_sha256": "cd" * 32, "tokens": 1, "window": 1}
+    for calibration in (None, of_another):
+        recipe = recipe_file(calibration=calibration)
+        assert "recipe of another model" in refused(
+            "compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe
+        )
+
+
+def test_a_recipe_that_leaves_its_thresholds_to_a_model(refused, dense, compiled, tmp_path):
+    recipe = compiled("wina", 0.5).directory / "recipe.json"
+    assert "leaves its thresholds" in refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
+
+
+@pytest.mark.parametrize("projections", [None, [{}], "x", [{"threshold": "high"}]])
+def test_a_recipe_that_is_damaged(refused, dense, recipe_file, tmp_path, projections):
+    recipe = recipe_file(projections=projections)
+    assert "damaged" in refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
+
+
+def test_a_recipe_with_thresholds_that_do_not_fit(refused, dense, recipe_file, tmp_path):
+    projections = json.loads(recipe_file().read_text())["projections"]
+    projections[0]["threshold"] = [0.1, 0.2]
+    recipe = recipe_file(projections=projections)
+    complaint = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe, "--no-measure")
+    assert "does not fit" in complaint
+
+
+def test_a_budget_that_no_recipe_of_the_method_meets(refused, dense, tmp_path):
+    (tmp_path / "short.txt").write_text(shipped_text("calibration").read_text("utf-8")[:12_000], "utf-8")
+    options = ("--method", "ffn-threshold", "--sparsity", "0.95", "--text", tmp_path / "short.txt")
+    assert "give a smaller sparsity" in refused("search", dense.directory, "-o", tmp_path / "recipe.json", *options)
+
+
+def test_a_recipe_that_is_there_already(refused, dense, recipe_file):
+    assert "--overwrite" in refused("search", dense.directory, "-o", recipe_file())
+
+
+def test_a_file_that_is_no_recipe_is_not_replaced(refused, dense, tmp_path):
+    (tmp_path / "thesis.json").write_text("{}")
+    assert "no recipe" in refused("search", dense.directory, "-o", tmp_path / "thesis.json", "--overwrite")
+
+
+def test_a_reference_with_another_vocabulary(refused, dense, copy_of):
+    copy = copy_of(dense.directory)
+    model = load_model(copy / "model.onnx")
+    logits = model.graph.outputs[0]
+    fewer = ir.val("fewer_logits", ir.DataType.FLOAT, [1, None, 100])
+    bounds = [ir.tensor(np.array([bound]), name=f"bound_{index}") for index, bound in enumerate((0, 100, 2))]
+    for bound in bounds:
+        model.graph.register_initializer(ir.Value(name=bound.name, const_value=bound, type=ir.TensorType(bound.dtype)))
+    inputs = [logits, *(model.graph.initializers[bound.name] for bound in bounds)]
+    model.graph.append(ir.node("Slice", inputs, outputs=[fewer]))
+    model.graph.outputs[0] = fewer
+    ir.save(model, copy / "model.onnx")
+    config = json.loads((copy / "genai_config.json").read_text())
+    config["model"]["decoder"]["outputs"]["logits"] = "fewer_logits"
+    (copy / "genai_config.json").write_text(json.dumps(config))
+    complaint = refused("eval", dense.directory, "--reference", copy, "--tokens", "64", "--window", "64")
+    assert "different vocabularies" in complaint
 
 
 @pytest.mark.parametrize("text", ["", "Too short."])

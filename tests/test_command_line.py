@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sparsecc.command_line import app
 
-COMMANDS = ("export", "calibrate", "compile", "generate", "eval", "bench", "inspect", "synthesize", "view")
+COMMANDS = ("export", "calibrate", "compile", "generate", "eval", "bench", "inspect", "synthesize", "view", "search")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def teal_greedy(model: CalibratedModel, sparsity: float) -> Recipe:
     grouped queries, and at the end, so that the target is met.
     """
     entries = []
-    with tempfile.TemporaryDirectory(prefix="sparsecc-blocks-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="sparsecc-blocks-", dir=model.scratch) as scratch:
         for block in block_sessions(model.dense, model.text, Path(scratch), tokens=TOKENS, threads=model.threads):
             entries += _allocate(model, block, sparsity)
     return Recipe("teal-greedy", sparsity, tuple(entries), model.statistics.calibration)
