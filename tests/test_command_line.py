@@ -9,7 +9,19 @@ from typer.testing import CliRunner
 
 from sparsecc.command_line import app
 
-COMMANDS = ("export", "calibrate", "compile", "generate", "eval", "bench", "inspect", "synthesize", "view", "search")
+COMMANDS = (
+    "export",
+    "calibrate",
+    "compile",
+    "generate",
+    "eval",
+    "bench",
+    "inspect",
+    "synthesize",
+    "stack",
+    "view",
+    "search",
+)
 
 
 @pytest.fixture
