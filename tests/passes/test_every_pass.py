@@ -12,17 +12,22 @@ from sparsecc.passes import (
     CleanUpPass,
     CountActivePass,
     FoldBiasPass,
+    FuseSparseLinearPass,
     HalveWeightsPass,
     InsertGatherActivePass,
     InsertThresholdPass,
     LimitSparseRowsPass,
+    MergeProductsPass,
     QuantizedTensors,
     QuantizeWeightsPass,
     ReplaceMatMulPass,
     ShipFunctionsPass,
+    SplitProductsPass,
     TapValuesPass,
+    UnfuseSparseLinearPass,
 )
 from sparsecc.recipe import Recipe
+from sparsecc.sparsify import sparsify
 
 from ..graphs import BLOCK_OPSET, BLOCK_SHAPES, model_of, recipe_for, run, serialized
 
@@ -60,17 +65,23 @@ STORAGE: dict[str, Callable[[Recipe], ir.passes.InPlacePass]] = {
     "QuantizeWeights": quantize_gates,
     "HalveWeights": lambda _: HalveWeightsPass(),
 }
+FUSION: dict[str, Callable[[], ir.passes.InPlacePass]] = {
+    "MergeProducts": MergeProductsPass,
+    "FuseSparseLinear": FuseSparseLinearPass,
+    "UnfuseSparseLinear": UnfuseSparseLinearPass,
+    "SplitProducts": SplitProductsPass,
+}
 ALL = {**ALL_BUT_TAP, "TapValues": lambda _: TapValuesPass(["gated", "y"]), **STORAGE}
 
 
-@pytest.mark.parametrize("name", [*ALL_BUT_TAP, *STORAGE])
+@pytest.mark.parametrize("name", [*ALL_BUT_TAP, *STORAGE, *FUSION])
 @pytest.mark.parametrize("text", [EMPTY, IDENTITY, UNRELATED], ids=["empty", "identity", "unrelated"])
 def test_a_graph_without_work_stays_as_it_is(name: str, text: str):
     model = model_of(text, {"w": (8, 8), "b": (8,), "v": (8, 4)} if text is UNRELATED else {})
     CleanUpPass()(model)
     before = serialized(model)
-    result = ALL[name](Recipe("teal", 0.5))(model)
-    assert not result.modified
+    graph_pass = FUSION[name]() if name in FUSION else ALL[name](Recipe("teal", 0.5))
+    assert not graph_pass(model).modified
     assert serialized(model) == before
 
 
@@ -98,6 +109,20 @@ def test_the_model_stays_valid_and_runs_after_each_pass(model: ir.Model, name: s
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     x = np.random.default_rng(0).standard_normal((1, 3, 8)).astype(np.float32)
     assert all(np.isfinite(output).all() for output in run(model, x=x))
+
+
+def test_passes_that_fuse_and_unfuse_do_their_work_once(model: ir.Model):
+    sparsify(model, recipe_for(model))
+    x = np.random.default_rng(0).standard_normal((1, 3, 8)).astype(np.float32)
+    (expected,) = run(model, x=x)
+    for make in FUSION.values():
+        assert make()(model).modified
+        once = serialized(model)
+        assert not make()(model).modified
+        assert serialized(model) == once
+        ShipFunctionsPass()(model)
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+        np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,8 @@ import pytest
 
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import fuse, unfuse
-from sparsecc.passes import MergeProductsPass, QuantizedTensors, QuantizeWeightsPass
+from sparsecc.passes import MergeProductsPass, QuantizedTensors, QuantizeWeightsPass, UnfuseSparseLinearPass
+from sparsecc.passes.merge_products import MERGED
 from sparsecc.projections import find_projections
 from sparsecc.sparsify import sparsify
 
@@ -146,3 +147,22 @@ def test_initializers_with_the_same_last_name_are_kept_apart(model: ir.Model):
     (expected,) = run(model, x=x)
     fuse(model)
     np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_operators_that_share_thresholds_unfuse_to_names_of_their_own(model: ir.Model):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    linears = [node for node in model.graph if node.op_type == "SparseLinear"]
+    for linear in linears:
+        linear.replace_input_with(1, linears[0].inputs[1])
+    unfuse(model)
+    names = [node.name for node in model.graph] + [value.name for node in model.graph for value in node.outputs]
+    assert len(names) == len(set(names))
+
+
+def test_only_a_product_says_what_it_was_merged_of(model: ir.Model):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    UnfuseSparseLinearPass()(model)
+    noted = {node.op_type for node in model.graph if MERGED in node.metadata_props}
+    assert noted == {"SparseMatMul"}
