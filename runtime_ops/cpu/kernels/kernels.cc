@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -59,6 +60,12 @@ const KernelSet kKernelSets[] = {
     {"portable", kPortableKernels, IsAlwaysSupported},
 };
 
+void WarnOnce(const char* wanted) {
+  static const int written =
+      std::fprintf(stderr, "sparsecc: SPARSECC_KERNELS=%s is not to be had here; the fastest kernels run\n", wanted);
+  (void)written;
+}
+
 }  // namespace
 
 const Kernels* FindKernels(const char* name) {
@@ -72,6 +79,7 @@ const Kernels& FastestKernels() {
   const char* wanted = std::getenv("SPARSECC_KERNELS");
   const Kernels* named = wanted == nullptr ? nullptr : FindKernels(wanted);
   if (named != nullptr) return *named;
+  if (wanted != nullptr && *wanted != '\0') WarnOnce(wanted);
   for (const KernelSet& set : kKernelSets) {
     if (set.is_supported()) return set.kernels;
   }
