@@ -72,13 +72,9 @@ def _insert(graph: ir.Graph, projection: Projection, outer: NDArray[np.float32])
     masked = ir.node("Mul", [narrow.outputs[0], mask], name=f"{name}/Mul")
     wide = ir.node("MatMul", [masked.outputs[0], outer_value], name=f"{name}/B/MatMul", metadata_props=notes)
     product = node.outputs[0]
-    users = list(product.uses())
-    add = ir.node(
-        "Add",
-        [product, wide.outputs[0]],
-        name=f"{name}/Add",
-        outputs=[ir.Value(name=f"{name}/Add/output_0", shape=product.shape, type=product.type)],
-    )
+    total = ir.Value(name=product.name, shape=product.shape, type=product.type)
+    add = ir.node("Add", [wide.outputs[0], None], name=f"{name}/Add", outputs=[total])
     graph.insert_after(node, [dropped, narrow, masked, wide, add])
-    for user, place in users:
-        user.replace_input_with(place, add.outputs[0])
+    ir.convenience.replace_all_uses_with(product, total, replace_graph_outputs=True)
+    product.name = f"{name}/product"
+    add.replace_input_with(1, product)

@@ -22,7 +22,7 @@ from sparsecc.calibration_statistics import (
 from sparsecc.errors import SparseccError
 from sparsecc.hidden_states import hidden_states_on
 from sparsecc.model_file import load_model, model_sha256
-from sparsecc.operators import is_sparse_linear, is_threshold
+from sparsecc.operators import is_selection, is_sparse_linear
 from sparsecc.projections import Projection, find_projections
 from sparsecc.recipe import Calibration
 from sparsecc.text import TokenWindows
@@ -58,7 +58,7 @@ def require_projections(model: ir.Model, path: Path) -> list[Projection]:
     Raises:
         SparseccError: there are none, or the model is sparse already.
     """
-    if any(is_threshold(node) or is_sparse_linear(node) for node in model.graph):
+    if any(is_selection(node) or is_sparse_linear(node) for node in model.graph):
         raise SparseccError(f"{path} is sparse already; give the dense model it was compiled from")
     projections = find_projections(model.graph)
     if not projections:
