@@ -40,6 +40,8 @@ class RotateHiddenStatesPass(ir.passes.InPlacePass):
         self.rotations = rotations
 
     def requires(self, model: ir.Model) -> None:
+        if is_rotated(model.graph):
+            return
         try:
             stream = find_residual_stream(model.graph)
         except UnknownResidualStreamError as error:
