@@ -57,6 +57,19 @@ def truncate(path: Path, share: float = 0.5) -> None:
     os.truncate(path, int(path.stat().st_size * share))
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--method", "r-sparse", "--rank", 129], "choose a rank from 0 to 128"),
+        (["--method", "r-sparse", "--rank", -1], "choose a rank from 0 to 128"),
+        (["--method", "teal", "--rank", 8], "method teal has no ranks; leave out --rank"),
+    ],
+)
+def test_a_rank_that_does_not_fit(refused, dense, tmp_path, options, complaint):
+    options = [*options, "--tokens", 1024, "--no-measure"]
+    assert complaint in refused("compile", dense.directory, "-o", tmp_path / "out", *options)
+
+
 def test_a_missing_checkpoint(refused, tmp_path):
     assert "neither a directory nor" in refused("compile", tmp_path / "nowhere", "-o", tmp_path / "out")
 

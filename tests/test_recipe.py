@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_a_recipe_survives_json():
     for actual, expected in zip(read_back.projections, RECIPE.projections, strict=True):
         np.testing.assert_array_equal(actual.threshold, expected.threshold)
         assert actual.threshold.dtype == np.float32
+
+
+def test_a_count_of_channels_survives_json():
+    kept = dataclasses.replace(SCALAR, threshold=np.zeros(1, np.float32), kept=7)
+    (read_back,) = recipe_from_json(dataclasses.replace(RECIPE, projections=(kept,)).to_json(), {}).projections
+    assert (read_back.kept, read_back.threshold) == (7, 0)
+    document = json.loads(dataclasses.replace(RECIPE, projections=(kept,)).to_json())
+    document["projections"][0]["kept"] = "7"
+    with pytest.raises(SparseccError, match="the recipe is damaged"):
+        read(document)
+
+
+def test_the_rank_of_a_branch_is_written():
+    branched = dataclasses.replace(SCALAR, branch=np.eye(3, 5, dtype=np.float32))
+    document = json.loads(dataclasses.replace(RECIPE, projections=(branched, SCALAR)).to_json())
+    assert [entry.get("rank") for entry in document["projections"]] == [3, None]
 
 
 def test_a_dense_recipe_survives_json():
