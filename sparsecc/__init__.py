@@ -13,6 +13,7 @@ from sparsecc.errors import SparseccError
 from sparsecc.session import open_session, ops_library_path
 
 if TYPE_CHECKING:
+    from sparsecc.analysis.study import analyze
     from sparsecc.artifact import open_artifact
     from sparsecc.benchmark import benchmark
     from sparsecc.compilation import calibrate_to_file
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SparseccError",
+    "analyze",
     "benchmark",
     "calibrate_to_file",
     "compile",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _COMPILER = {
+    "analyze": ("sparsecc.analysis.study", "analyze"),
     "benchmark": ("sparsecc.benchmark", "benchmark"),
     "calibrate_to_file": ("sparsecc.compilation", "calibrate_to_file"),
     "compile": ("sparsecc.compilation", "compile_model"),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from sparsecc.command_line import app
 
 COMMANDS = (
+    "analyze",
     "export",
     "calibrate",
     "compile",
