@@ -15,6 +15,7 @@ from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
 from sparsecc.passes.fold_transpose import FoldTransposePass
 from sparsecc.passes.fuse_sparse_linear import FuseSparseLinearPass
+from sparsecc.passes.gate_feed_forward import GateFeedForwardPass
 from sparsecc.passes.halve_added import HalveAddedPass
 from sparsecc.passes.halve_vocabulary import HalveVocabularyPass
 from sparsecc.passes.halve_weights import HalveWeightsPass
@@ -46,6 +47,7 @@ __all__ = [
     "FoldDequantizeLinearPass",
     "FoldTransposePass",
     "FuseSparseLinearPass",
+    "GateFeedForwardPass",
     "HalveAddedPass",
     "HalveVocabularyPass",
     "HalveWeightsPass",

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_sparse_matmul
+from sparsecc.operators import is_gather_matmul, is_sparse_matmul
 from sparsecc.projections import is_linear
 from sparsecc.quantization.half_tensor import half_matrix
 
 
 class HalveWeightsPass(ir.passes.InPlacePass):
-    """Store the weight of every SparseMatMul in float16, converted when the model is written.
+    """Store the weight of every SparseMatMul and GatherMatMul in float16, converted when the model is written.
 
     Raises:
         SparseccError: a weight is beyond the range of float16.
@@ -32,11 +32,8 @@ class HalveWeightsPass(ir.passes.InPlacePass):
 
 
 def _with_whole_weight(graph: ir.Graph) -> list[ir.Node]:
-    return [
-        node
-        for node in graph
-        if is_sparse_matmul(node) and is_linear(node) and _tensor(node.inputs[2]).dtype == ir.DataType.FLOAT
-    ]
+    products = [node for node in graph if is_sparse_matmul(node) or is_gather_matmul(node)]
+    return [node for node in products if is_linear(node) and _tensor(node.inputs[2]).dtype == ir.DataType.FLOAT]
 
 
 def _tensor(weight: ir.Value | None) -> ir.TensorProtocol:

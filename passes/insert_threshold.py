@@ -25,7 +25,8 @@ class InsertThresholdPass(ir.passes.InPlacePass):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.entries = {entry.name: entry for entry in recipe.projections if entry.kept is None}
+        by_threshold = [entry for entry in recipe.projections if entry.kept is None and entry.selected_by == "input"]
+        self.entries = {entry.name: entry for entry in by_threshold}
 
     def requires(self, model: ir.Model) -> None:
         channels = {projection.name: projection.channels for projection in find_projections(model.graph)}

@@ -29,6 +29,8 @@ _LINEAR_OPS = {
     (DOMAIN, "SparseLinearNBits"),
     (DOMAIN, "SparseMatMul"),
     (DOMAIN, "SparseMatMulNBits"),
+    (DOMAIN, "GatherMatMul"),
+    (DOMAIN, "GatherMatMulNBits"),
 }
 _MEMORY_PER_MODEL_BYTE = 2
 """onnxruntime repacks dense weights at load and may keep both copies."""

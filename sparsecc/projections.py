@@ -15,9 +15,9 @@ import onnx_ir as ir
 from sparsecc.operators import (
     is_added,
     is_gather_active,
+    is_gather_matmul,
+    is_product,
     is_selection,
-    is_sparse_matmul,
-    is_sparse_matmul_nbits,
     is_threshold,
 )
 
@@ -51,7 +51,7 @@ class Projection:
         name: the label of the node without its operator, as in ``/model/layers.0/mlp/gate_proj``; unique in the model.
         layer: the index of the decoder layer, from 0.
         kind: ``q``, ``k``, ``v``, ``qkv`` (fused), ``o``, ``gate``, ``up``, ``gate_up`` (fused) or ``down``.
-        node: the MatMul, or the SparseMatMul or SparseMatMulNBits that replaced it.
+        node: the MatMul, or the SparseMatMul or GatherMatMul, quantized or not, that replaced it.
     """
 
     name: str
@@ -68,17 +68,17 @@ class Projection:
 
     @property
     def threshold(self) -> ir.Node | None:
-        """The Threshold before this projection, if it has one."""
-        return next(filter(is_threshold, _selections(self.node.inputs[0])), None)
+        """The Threshold that decides what of this projection is read, if it has one."""
+        return next(filter(is_threshold, _selections_for(self.node)), None)
 
     @property
     def selection(self) -> ir.Node | None:
-        """The Threshold or KeepLargest before this projection, if it has one."""
-        return next(filter(is_selection, _selections(self.node.inputs[0])), None)
+        """The Threshold or KeepLargest that decides what of this projection is read, if it has one."""
+        return next(filter(is_selection, _selections_for(self.node)), None)
 
     @property
     def weight(self) -> ir.Value:
-        """The initializer W[K, N], quantized or not."""
+        """The initializer W[K, N], quantized or not; of a GatherMatMul W[N, K]."""
         value = weight_of(self.node)
         assert value is not None
         return value
@@ -92,6 +92,11 @@ class Projection:
     def outputs(self) -> int:
         """N, the number of output channels."""
         return _weight_shape(self.node)[1]
+
+    @property
+    def rows(self) -> int:
+        """The rows of the weight, any of which may be skipped: input channels, or output channels of a GatherMatMul."""
+        return self.outputs if is_gather_matmul(self.node) else self.channels
 
 
 def find_projections(graph: ir.Graph) -> list[Projection]:
@@ -123,18 +128,18 @@ def is_linear(node: ir.Node) -> bool:
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
-    """The value W[K, N] that a node multiplies by, sparsely or not; constant where :func:`is_linear` says so."""
+    """The value W[K, N], or W[N, K] of a GatherMatMul, that a node multiplies by; constant if :func:`is_linear`."""
     if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2:
         return node.inputs[1]
-    if (is_sparse_matmul(node) or is_sparse_matmul_nbits(node)) and len(node.inputs) > 2:
+    if (is_product(node) or is_gather_matmul(node)) and len(node.inputs) > 2:
         return node.inputs[2]
     return None
 
 
 def _weight_types(node: ir.Node) -> set[ir.DataType]:
-    if is_sparse_matmul_nbits(node):
+    if node.op_type.endswith("NBits"):
         return {ir.DataType.INT4, ir.DataType.INT8}
-    return {ir.DataType.FLOAT, ir.DataType.FLOAT16} if is_sparse_matmul(node) else {ir.DataType.FLOAT}
+    return {ir.DataType.FLOAT} if node.op_type == "MatMul" else {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 
 
 def _weight_shape(linear: ir.Node) -> tuple[int, int]:
@@ -142,13 +147,19 @@ def _weight_shape(linear: ir.Node) -> tuple[int, int]:
     assert weight is not None
     assert weight.const_value is not None
     rows, columns = weight.const_value.shape.numpy()
-    return rows, columns
+    return (columns, rows) if is_gather_matmul(linear) else (rows, columns)
 
 
 def _before_selection(value: ir.Value | None) -> ir.Value | None:
     """The hidden state that the operators right behind ``value`` select from."""
     selections = _selections(value)
     return selections[-1].inputs[0] if selections else value
+
+
+def _selections_for(linear: ir.Node) -> list[ir.Node]:
+    """What selects the rows of a weight: behind the values that are multiplied, or else behind the list of rows."""
+    behind_values = _selections(linear.inputs[0])
+    return behind_values or (_selections(linear.inputs[1]) if linear.op_type != "MatMul" else [])
 
 
 def _selections(value: ir.Value | None) -> list[ir.Node]:
@@ -318,4 +329,5 @@ def _unique_label(node: ir.Node, layer: int, kind: str, taken: set[str]) -> str:
 
 
 def _without_operator(name: str) -> str:
-    return name.removesuffix("/MatMul").removesuffix("/SparseMatMul").removesuffix("/SparseMatMulNBits")
+    label, _, operator = name.rpartition("/")
+    return label if operator.removesuffix("NBits") in ("MatMul", "SparseMatMul", "GatherMatMul") else name

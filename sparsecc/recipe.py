@@ -19,6 +19,8 @@ FORMAT = "sparsecc-recipe"
 VERSION = 1
 WEIGHTS = ("fp32", "fp16", "int8", "int4")
 """What weights can be stored as."""
+SELECTED_BY = ("input", "gate")
+"""What a threshold is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,9 @@ class ProjectionRecipe:
         threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed. 0 where
             ``kept`` says what is.
         kept: how many channels every token keeps, those of the largest magnitudes; None where the threshold decides.
+        selected_by: ``input`` where the threshold is for the hidden state that the projection reads; ``gate`` where it
+            is for the activated gate of its network, whose small entries stand for output channels of ``up`` and input
+            channels of ``down``, which have the same threshold then.
         branch: float32 [r, N] with orthonormal rows, the directions of the output that a low-rank branch serves for
             what the threshold drops; None without one.
     """
@@ -45,6 +50,7 @@ class ProjectionRecipe:
     calibrated_sparsity: float
     threshold: NDArray[np.float32] = dataclasses.field(compare=False)
     kept: int | None = None
+    selected_by: str = "input"
     branch: NDArray[np.float32] | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -207,6 +213,7 @@ def _projection_to_json(projection: ProjectionRecipe, places: Mapping[str, str])
         "calibrated_sparsity": projection.calibrated_sparsity,
         "threshold": by_channel if scalar is None else scalar,
         **({"kept": projection.kept} if projection.kept is not None else {}),
+        **({"selected_by": projection.selected_by} if projection.selected_by != SELECTED_BY[0] else {}),
         **({"rank": projection.rank} if projection.rank else {}),
     }
 
@@ -225,6 +232,7 @@ def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDAr
         calibrated_sparsity=float(entry["calibrated_sparsity"]),
         threshold=_thresholds(numbers) if place is None else initializers[place],
         kept=None if kept is None else operator.index(kept),
+        selected_by=SELECTED_BY[SELECTED_BY.index(entry.get("selected_by", SELECTED_BY[0]))],
     )
 
 

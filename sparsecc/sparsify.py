@@ -11,6 +11,7 @@ from sparsecc.passes import (
     AnnotatePass,
     CleanUpPass,
     FoldBiasPass,
+    GateFeedForwardPass,
     InsertGatherActivePass,
     InsertKeepLargestPass,
     InsertThresholdPass,
@@ -27,6 +28,7 @@ MAX_SPARSE_ROWS = 4
 def sparsify(model: ir.Model, recipe: Recipe, storage: Sequence[ir.passes.InPlacePass] = ()) -> None:
     """Rewrite a dense model in place: Threshold -> GatherActive -> SparseMatMul for every projection of the recipe.
 
+    Where the recipe has a gate select, up and down are rewritten to GatherMatMul and SparseMatMul behind it.
     Or KeepLargest in the place of Threshold, where the recipe keeps a count of channels.
 
     ``storage`` are the passes of :func:`sparsecc.weight_storage.storage_passes`; without any the weights stay float32.
@@ -35,6 +37,7 @@ def sparsify(model: ir.Model, recipe: Recipe, storage: Sequence[ir.passes.InPlac
         SparseccError: the recipe does not fit the model.
     """
     passes = (
+        GateFeedForwardPass(recipe),
         InsertThresholdPass(recipe),
         InsertKeepLargestPass(recipe),
         LimitSparseRowsPass(MAX_SPARSE_ROWS),

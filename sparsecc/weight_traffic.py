@@ -48,21 +48,21 @@ class WeightTraffic:
         stored: defaultdict[str, float] = defaultdict(float)
         for projection in self.projections:
             row_bytes = self.row_bytes[projection.name]
-            idle_rows = projection.channels - active_rows.get(projection.name, projection.channels)
+            idle_rows = projection.rows - active_rows.get(projection.name, projection.rows)
             skipped[projection.kind] += idle_rows * row_bytes
-            stored[projection.kind] += projection.channels * row_bytes
+            stored[projection.kind] += projection.rows * row_bytes
         total, saved = sum(stored.values()), sum(skipped.values())
         by_kind = {kind: skipped[kind] / stored[kind] for kind in stored}
         return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, self._others + total - saved)
 
 
 def _row_bytes(projection: Projection) -> float:
-    """The bytes that one input channel costs: its weights, and their scales where they are quantized."""
+    """The bytes that one row of the weight costs, with its scales where it is quantized."""
     weight = projection.weight.const_value
     assert weight is not None
-    scales = projection.node.inputs[3] if projection.node.op_type == "SparseMatMulNBits" else None
+    scales = projection.node.inputs[3] if projection.node.op_type.endswith("NBits") else None
     scale_bytes = scales.const_value.nbytes if scales is not None and scales.const_value is not None else 0
-    return (weight.nbytes + scale_bytes) / projection.channels
+    return (weight.nbytes + scale_bytes) / projection.rows
 
 
 def _is_product(node: ir.Node) -> bool:

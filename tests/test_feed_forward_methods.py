@@ -1,5 +1,6 @@
 """Methods for feed-forward networks: a target over the whole model, met where they may skip weights, in float64."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,19 @@ from hypothesis import strategies as st
 from sparsecc.artifact import Artifact
 from sparsecc.calibration_statistics import HiddenStateStatistics, ProjectionStatistics, Statistics
 from sparsecc.errors import SparseccError
+from sparsecc.gated_networks import find_gated_networks
+from sparsecc.histogram import bin_counts
 from sparsecc.methods import METHODS, CalibratedModel
+from sparsecc.methods.cats import thresholded_gates
 from sparsecc.projections import find_projections
 from sparsecc.recipe import Calibration
 
-from .graphs import BLOCK_SHAPES, FEED_FORWARD, FEED_FORWARD_SHAPES, block, model_of, random_arrays
+from .graphs import BLOCK_SHAPES, FEED_FORWARD, FEED_FORWARD_SHAPES, block, model_of, random_arrays, serialized
 
 TOKENS = 4000
 CALIBRATION = Calibration("ab" * 32, "cd" * 32, TOKENS, 1000)
 FEED_FORWARD_SHARE = 3 * 8 * 16 / (3 * 8 * 16 + 2 * 8 * 8 + 2 * 8 * 4)
+UP_AND_DOWN_SHARE = FEED_FORWARD_SHARE * 2 / 3
 WEIGHTS = random_arrays(FEED_FORWARD_SHAPES)
 
 
@@ -108,3 +113,45 @@ def test_relu_at_sparsity_zero_computes_what_the_dense_model_does(relu_states):
 def test_relu_wants_a_relu(block_states):
     with pytest.raises(SparseccError, match="needs a model whose feed-forward networks have ReLU"):
         METHODS["relu"](calibrated(block(random_arrays(BLOCK_SHAPES)), block_states), 0.5)
+
+
+@pytest.fixture(scope="module")
+def gates():
+    """The activated gate of the decoder layer on its hidden states, in float64."""
+    weights = random_arrays(BLOCK_SHAPES)
+    r = np.random.default_rng(3).laplace(size=(TOKENS, 8))
+    gate = r @ weights["w_gate"].astype(np.float64)
+    return gate / (1 + np.exp(-gate))
+
+
+@settings(max_examples=20, deadline=None)
+@given(sparsity=st.floats(0.01, 0.99 * UP_AND_DOWN_SHARE))
+def test_cats_thresholds_the_activated_gate_at_its_quantile(block_states, gates, sparsity):
+    """CATS, equation 2: t is the quantile of abs(SiLU(x W_gate)); what it zeroes is the model's target in bytes."""
+    model = block(random_arrays(BLOCK_SHAPES))
+    networks = find_gated_networks(model.graph)
+    histograms = {str(networks[0].activated.name): bin_counts(np.abs(gates).astype(np.float32))}
+    recipe = thresholded_gates(calibrated(model, block_states), sparsity, networks, histograms)
+    exact = np.quantile(np.abs(gates), sparsity / UP_AND_DOWN_SHARE)
+    for entry in recipe.projections:
+        assert entry.selected_by == ("gate" if entry.kind in ("up", "down") else "input")
+        threshold = exact if entry.kind in ("up", "down") else 0
+        np.testing.assert_allclose(entry.threshold, [threshold], rtol=2e-3)
+    zeroed = np.mean(np.abs(gates) < recipe.projections[-1].threshold)
+    assert zeroed * UP_AND_DOWN_SHARE == pytest.approx(sparsity, abs=0.003)
+
+
+def test_cats_wants_a_gate(tmp_path, relu_states):
+    model = model_of(FEED_FORWARD, WEIGHTS)
+    (tmp_path / "model.onnx").write_bytes(serialized(model))
+    dense = Artifact(tmp_path, {"model": {"decoder": {"filename": "model.onnx"}}})
+    with pytest.raises(SparseccError, match="method cats needs feed-forward networks with a gate"):
+        METHODS["cats"](dataclasses.replace(calibrated(model, relu_states), dense=dense), 0.2)
+
+
+def test_cats_says_how_much_it_could_skip(block_states, gates):
+    model = block(random_arrays(BLOCK_SHAPES))
+    networks = find_gated_networks(model.graph)
+    histograms = {str(networks[0].activated.name): bin_counts(np.abs(gates).astype(np.float32))}
+    with pytest.raises(SparseccError, match=r"method cats can skip 44.4% of this model's projection weights at most"):
+        thresholded_gates(calibrated(model, block_states), 0.5, networks, histograms)

@@ -6,6 +6,7 @@ To add one: write a module with a function of the signature of :func:`sparsecc.m
 from collections.abc import Callable
 
 from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.methods.cats import cats
 from sparsecc.methods.ffn_threshold import ffn_threshold
 from sparsecc.methods.larosa import larosa
 from sparsecc.methods.r_sparse import r_sparse, r_sparse_whitened
@@ -26,6 +27,7 @@ METHODS: dict[str, Method] = {
     "r-sparse": r_sparse,
     "r-sparse-whitened": r_sparse_whitened,
     "larosa": larosa,
+    "cats": cats,
     "ffn-threshold": ffn_threshold,
     "relu": relu,
 }
