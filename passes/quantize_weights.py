@@ -14,7 +14,10 @@ _OLDEST_OPSET = 21
 
 
 class QuantizedTensors(NamedTuple):
-    """A weight W[K, N] in blocks of ``block_size`` along N: int4 or int8 [K, N], float16 [K, ceil(N / block_size)]."""
+    """A weight W[K, N] in blocks of ``block_size`` along N: int4 or int8 [K, N], float16 [K, ceil(N / block_size)].
+
+    Of a GatherMatMul it is W[N, K], in blocks along K.
+    """
 
     integers: ir.TensorProtocol
     scales: ir.TensorProtocol
@@ -22,7 +25,7 @@ class QuantizedTensors(NamedTuple):
 
 
 class QuantizeWeightsPass(ir.passes.InPlacePass):
-    """Replace the SparseMatMul of each named projection by a SparseMatMulNBits with the weight given for it.
+    """Replace the SparseMatMul or GatherMatMul of each named projection by its NBits twin with the weight given for it.
 
     A projection that does not run sparsely is left alone. The weight that was there stays an initializer.
 
@@ -43,7 +46,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
                     f"the model has opset {opset}, in which no weights can be quantized; "
                     f"export it with opset {_OLDEST_OPSET} or newer"
                 )
-            rows, columns = projection.channels, projection.outputs
+            rows, columns = projection.rows, projection.channels + projection.outputs - projection.rows
             shapes = (weight.integers.shape.numpy(), weight.scales.shape.numpy())
             if shapes != ((rows, columns), (rows, -(-columns // weight.block_size))):
                 raise ir.passes.PreconditionError(f"the quantized weight of {projection.name} has another shape")
@@ -51,7 +54,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         replaceable = list(self._replaceable(model))
         for projection, weight in replaceable:
-            node, replacement = projection.node, _sparse_matmul_nbits(model.graph, projection, weight)
+            node, replacement = projection.node, _quantized_product(model.graph, projection, weight)
             ir.convenience.replace_nodes_and_values(
                 model.graph, node, [node], [replacement], node.outputs, replacement.outputs
             )
@@ -63,19 +66,21 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
 
     def _replaceable(self, model: ir.Model) -> Iterator[tuple[Projection, QuantizedTensors]]:
         for projection in find_projections(model.graph):
-            if is_sparse_matmul(projection.node) and projection.name in self.weights:
+            is_whole = is_sparse_matmul(projection.node) or projection.node.op_type == "GatherMatMul"
+            if is_whole and projection.name in self.weights:
                 yield projection, self.weights[projection.name]
 
 
-def _sparse_matmul_nbits(graph: ir.Graph, projection: Projection, weight: QuantizedTensors) -> ir.Node:
-    name = f"{projection.name}/SparseMatMulNBits"
+def _quantized_product(graph: ir.Graph, projection: Projection, weight: QuantizedTensors) -> ir.Node:
+    op_type = f"{projection.node.op_type}NBits"
+    name = f"{projection.name}/{op_type}"
     values, indices, _, *bias = projection.node.inputs
     product = projection.node.outputs[0]
     integers = register(graph, f"{name}/Wq", weight.integers)
     scales = register(graph, f"{name}/scales", weight.scales)
     return ir.node(
-        "SparseMatMulNBits",
-        [values, indices, integers, scales, *(bias or [None])],
+        op_type,
+        [values, indices, integers, scales, *(bias or ([None] if is_sparse_matmul(projection.node) else []))],
         {"block_size": weight.block_size},
         domain=DOMAIN,
         name=name,

@@ -245,7 +245,15 @@ def write_sparse_artifact(
         model = load_model(dense.model_path)
         projections = require_projections(model, dense.model_path)
         storage = storage_passes(
-            dense, projections, recipe.weights, text or shipped_text("calibration"), Path(scratch), threads=threads
+            dense,
+            projections,
+            recipe.weights,
+            text or shipped_text("calibration"),
+            Path(scratch),
+            by_output={
+                entry.name for entry in recipe.projections if entry.selected_by == "gate" and entry.kind == "up"
+            },
+            threads=threads,
         )
         sparsify(model, recipe, storage)
         fuse(model)

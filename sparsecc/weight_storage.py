@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from sparsecc.passes import (
 from sparsecc.progress import track
 from sparsecc.projections import Projection
 from sparsecc.quantization.finite_weight import require_finite, weight_array
-from sparsecc.quantization.gptq import ErrorFeedback, gptq
+from sparsecc.quantization.gptq import ErrorFeedback, gptq, gptq_by_output
 from sparsecc.quantization.input_covariance import input_covariances
 from sparsecc.quantization.packed_matrix import packed_blocks
 from sparsecc.quantization.quantized_weight import BLOCK_SIZE, QuantizedWeight
@@ -45,12 +45,14 @@ def storage_passes(
     text: Path,
     scratch: Path,
     *,
+    by_output: Collection[str] = (),
     threads: int = 0,
 ) -> tuple[ir.passes.InPlacePass, ...]:
     """The passes that store the weights of a sparse model as one of :data:`sparsecc.recipe.WEIGHTS`.
 
     int8 is rounded to the nearest. int4 is rounded by GPTQ with what the projections are given on ``text``, except for
-    the head and the embedding. What a method added beside the projections is float16 then. Quantized weights lie in the
+    the head and the embedding. Of the projections named in ``by_output``, whose outputs are skipped, blocks run along
+    the input channels. What a method added beside the projections is float16 then. Quantized weights lie in the
     directory ``scratch`` until the model is written.
 
     Raises:
@@ -60,9 +62,10 @@ def storage_passes(
     if weights == "fp16":
         return HalveVocabularyPass(), HalveAddedPass(), HalveWeightsPass()
     if weights == "int8":
-        return _quantizing_passes(_rounded(projections), projections, 8, tensors)
+        return _quantizing_passes(_rounded(projections, by_output), projections, 8, tensors)
     if weights == "int4":
-        return _quantizing_passes(_calibrated(dense, projections, text, threads), projections, 4, tensors)
+        quantized = _calibrated(dense, projections, text, by_output, threads)
+        return _quantizing_passes(quantized, projections, 4, tensors)
     return ()
 
 
@@ -81,13 +84,16 @@ def _quantizing_passes(
     return QuantizeWeightsPass(stored), HalveAddedPass(), QuantizeVocabularyPass(pack, BLOCK_SIZE)
 
 
-def _rounded(projections: Sequence[Projection]) -> Quantized:
+def _rounded(projections: Sequence[Projection], by_output: Collection[str]) -> Quantized:
     for projection in projections:
-        yield projection.name, round_to_nearest(weight_array(projection), 8)
+        weight = weight_array(projection)
+        yield projection.name, round_to_nearest(weight.T if projection.name in by_output else weight, 8)
 
 
-def _calibrated(dense: Artifact, projections: Sequence[Projection], text: Path, threads: int) -> Quantized:
-    """By GPTQ; two int4 share a byte, so a weight with an odd number of columns is int8."""
+def _calibrated(
+    dense: Artifact, projections: Sequence[Projection], text: Path, by_output: Collection[str], threads: int
+) -> Quantized:
+    """By GPTQ; two int4 share a byte, so a weight whose rows have an odd length is int8."""
     tokenizer = load_tokenizer(dense.directory)
     windows = token_windows(text, tokenizer, tokens=QUANTIZATION_TOKENS, window=dense.window)
     channels = {str(projection.input.name): projection.channels for projection in projections}
@@ -95,8 +101,10 @@ def _calibrated(dense: Artifact, projections: Sequence[Projection], text: Path, 
         feedback = ErrorFeedback(covariance)
         for projection in projections:
             if str(projection.input.name) == hidden_state:
-                bits = 8 if projection.outputs % 2 else 4
-                yield projection.name, gptq(weight_array(projection), feedback, bits)
+                is_by_output = projection.name in by_output
+                bits = 8 if (projection.channels if is_by_output else projection.outputs) % 2 else 4
+                quantize = gptq_by_output if is_by_output else gptq
+                yield projection.name, quantize(weight_array(projection), feedback, bits)
 
 
 def _stored(name: str, weight: QuantizedWeight, tensors: ScratchTensors) -> QuantizedTensors:

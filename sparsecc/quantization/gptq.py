@@ -64,3 +64,26 @@ def gptq(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> Qua
             integers[channel] = row
             errors[start + index] = weight[channel] - row * steps[index]
     return QuantizedWeight(bits, integers, scales)
+
+
+def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> QuantizedWeight:
+    """As :func:`gptq`, for a weight [K, N] that is stored as [N, K], in blocks along K.
+
+    Blocks hold channels that are rounded at different times, so their scales are chosen before any is.
+    """
+    rows, columns = weight.shape
+    scales = block_scales(np.ascontiguousarray(weight.T), bits)
+    steps = by_column(scales, rows)
+    integers = np.empty((columns, rows), np.int8)
+    errors = np.empty_like(weight)
+    for start in range(0, rows, _CHANNELS_AT_ONCE):
+        end = min(start + _CHANNELS_AT_ONCE, rows)
+        channels = feedback.order[start:end]
+        targets = weight[channels] + feedback.shares[:start, start:end].T @ errors[:start]
+        within = feedback.shares[start:end, start:end]
+        for index, channel in enumerate(channels):
+            target = targets[index] + np.einsum("j,jn->n", within[:index, index], errors[start : start + index])
+            row = rounded(target, steps[:, channel], bits)
+            integers[:, channel] = row
+            errors[start + index] = weight[channel] - row * steps[:, channel]
+    return QuantizedWeight(bits, integers, scales)

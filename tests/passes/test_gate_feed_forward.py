@@ -10,8 +10,10 @@ import pytest
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import fuse, unfuse
 from sparsecc.gated_networks import find_gated_networks
-from sparsecc.passes import GateFeedForwardPass, HalveWeightsPass
+from sparsecc.passes import GateFeedForwardPass, HalveWeightsPass, QuantizedTensors, QuantizeWeightsPass
 from sparsecc.projections import find_projections
+from sparsecc.quantization.quantized_weight import BLOCK_SIZE
+from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.recipe import parse_recipe_document, recipe_from_document
 from sparsecc.session import open_session, ops_library_path
 from sparsecc.sparsify import sparsify
@@ -56,6 +58,32 @@ def test_the_model_computes_the_formula(weights, library, storage, tolerance, th
     (y,) = open_session(serialized(model), ops_library=library).run(None, {"x": x})
     expected = r + cats_network(r.astype(np.float64), weights, threshold)
     np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("library", [None, ops_library_path()], ids=["function bodies", "library"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_rows_of_up_are_output_channels(model, weights, library, bits):
+    stored = {}
+    for name, weight in (("up", weights["w_up"].T), ("down", weights["w_down"])):
+        quantized = round_to_nearest(weight, bits)
+        integers = ir.Tensor(quantized.integers.astype(ir.DataType.INT4.numpy() if bits == 4 else np.int8))
+        tensors = QuantizedTensors(integers, ir.tensor(quantized.scales), BLOCK_SIZE)
+        stored[f"/layers.0/mlp/{name}_proj"] = tensors
+        weights[f"w_{name}"] = quantized.dequantized().T if name == "up" else quantized.dequantized()
+    sparsify(model, cats_recipe(model), (QuantizeWeightsPass(stored),))
+    assert [node.op_type for node in model.graph if node.op_type.endswith("NBits")] == [
+        "GatherMatMulNBits",
+        "SparseMatMulNBits",
+    ]
+    x = np.random.default_rng(5).standard_normal((1, 3, 8)).astype(np.float32)
+    (y,) = open_session(serialized(model), ops_library=library).run(None, {"x": x})
+    dense = block(weights)
+    dense.graph.outputs.append(named(dense, "/layers.0/residual/Add").outputs[0])
+    _, r = run(dense, x=x)
+    expected = r + cats_network(r.astype(np.float64), weights)
+    np.testing.assert_allclose(y, expected, atol=0.03 * np.abs(expected).max())
+    sizes = WeightTraffic(model.graph).row_bytes
+    assert sizes["/layers.0/mlp/up_proj"] == 8 * bits / 8 + 2, "a row has its weights and one scale"
 
 
 def test_every_projection_is_found_again(model, weights):
