@@ -40,7 +40,7 @@ def percent(share: float) -> str:
     for digits in range(1, 4):
         text = f"{100 * share:.{digits}f}"
         if float(text) not in (0, 100):
-            return f"{text} %"
+            return f"{float(text):g} %"
     return "under 0.001 %" if share < 0.5 else "over 99.999 %"
 
 
