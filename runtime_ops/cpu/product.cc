@@ -13,10 +13,10 @@ namespace {
 // Up to here, each row of values reads the weights anew, from the cache. Above, unpacking them once for all is faster.
 constexpr size_t FewRows(WeightType type) { return BitsPerWeight(type) >= 16 ? 2 : 6; }
 
-// Columns of floats added at once: their outputs take half of a 32 KiB first-level cache. For several rows of values a
-// group's weights should stay in the cache too.
+// Columns added at once: 1 KiB of quantized weights in a run. The outputs of floats take half of a 32 KiB first-level
+// cache, but for several rows of values a group's weights should stay in the cache too.
 constexpr size_t StripeColumns(WeightType type, size_t rows) {
-  return BitsPerWeight(type) < 16 || rows > 1 ? kMaxStripe : 4096;
+  return type == kInt4 ? 2048 : type == kInt8 || rows > 1 ? 1024 : 4096;
 }
 
 // The weights of a row that a task reads in one run at least, where it can: shorter runs are read more slowly.
@@ -44,7 +44,7 @@ Range Part(size_t count, size_t step, size_t parts, size_t index) {
 // Whether rows can be entered at any stripe's first column: where it begins a byte and a block.
 bool IsRegular(const Weights& weights) {
   const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && weights.block % 2 == 0);
-  return is_whole_bytes && kMaxStripe % weights.block == 0;
+  return is_whole_bytes && StripeColumns(weights.type, 1) % weights.block == 0;
 }
 
 void Initialize(const Product& product, Range columns, float* out) {

@@ -238,14 +238,14 @@ class Check {
       for (size_t block : IsQuantized(type) ? std::vector<size_t>{2, 16, 32, 48, 64, 96, 128, 256, 1024, 2048}
                                             : std::vector<size_t>{1}) {
         for (size_t columns :
-             {2, 6, 16, 30, 32, 34, 62, 64, 66, 94, 126, 128, 130, 160, 222, 256, 258, 320, 514, 1024}) {
+             {2, 6, 16, 30, 32, 34, 62, 64, 66, 94, 126, 128, 130, 160, 222, 256, 258, 320, 514, 1024, 1990}) {
           const size_t count = 1 + Below(random_, kMaxGroup);
           CheckRows({type, 1 + Below(random_, 40), columns, block}, count, Below(random_, kMaxGroup), {0, columns});
         }
         for (size_t count = 1; count <= kMaxGroup; ++count) {
           CheckRows({type, 40, 130, block}, count, Below(random_, 2 * kMaxGroup), {0, 130});
         }
-        const size_t columns = 3 * 1024 + 200, step = std::max<size_t>(2, block);
+        const size_t columns = 2048 + kMaxStripe + 200, step = std::max<size_t>(2, block);
         for (int repeat = 0; repeat < 4; ++repeat) {
           const size_t begin = Below(random_, 2048 / step) * step;
           const size_t end = std::min(columns, begin + 2 + 2 * Below(random_, kMaxStripe / 2));

@@ -100,8 +100,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
                                       Prefetcher* prefetcher, float* out) {
+  size_t next_row = 0;
   for (size_t c = 0; c < columns; c += kVectorColumns) {
-    if (c % 256 == 0) prefetcher->WholeRow();
+    if (c >= next_row) prefetcher->WholeRow(), next_row += (columns + 3) / 4;
     const size_t first = BlockOf<kBlock>(c, block), second = kBlock == 32 ? first + 1 : first;
     const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
                              _mm256_broadcast_ss(multipliers.units + second)};

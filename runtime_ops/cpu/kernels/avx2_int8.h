@@ -59,8 +59,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
                                       Prefetcher* prefetcher, float* out) {
+  size_t next_row = 0;
   for (size_t c = 0; c < columns; c += 16) {
-    if (c % 256 == 0) prefetcher->WholeRow();
+    if (c >= next_row) prefetcher->WholeRow(), next_row += (columns + 3) / 4;
     const __m256 unit = _mm256_set1_ps(multipliers.units[BlockOf<kBlock>(c, block)]);
     const auto* from = reinterpret_cast<const __m256i*>(sums + c);
     const __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
