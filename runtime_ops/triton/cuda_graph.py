@@ -15,7 +15,7 @@ def captured(step: Callable[[], torch.Tensor], reset: Callable[[], None]) -> Cal
 
     ``step`` reads and writes the same tensors each time, and is run a few times first; ``reset`` undoes what that did.
     """
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
         for _ in range(_WARM_UP_STEPS):

@@ -26,8 +26,6 @@ from sparsecc.synthetic.shapes import SHAPES
 PROMPT_TOKENS = 64
 STEPS = 32
 CAPACITY = 512
-CALIBRATION_TOKENS = 48
-COUNTED_TOKENS = 8
 
 
 def main():
@@ -123,7 +121,7 @@ def calibrated_thresholds(shape, weights, sparsity, device):
         executor = GraphExecutor(graph.model, device, torch.bfloat16)
         found = [
             values.float().abs().flatten()
-            for projection, values in hidden_states(graph, executor, CALIBRATION_TOKENS)
+            for projection, values in hidden_states(graph, executor)
             if projection.inputs[1].name == f"{kind}/T"
         ]
         thresholds[kind] = torch.cat(found).sort().values[int(sparsity * sum(len(part) for part in found))].item()
@@ -133,7 +131,7 @@ def calibrated_thresholds(shape, weights, sparsity, device):
 def achieved_sparsity(graph, executor):
     """The share of all projections' weights that decoding a token does not read."""
     skipped = stored = 0
-    for projection, values in hidden_states(graph, executor, COUNTED_TOKENS):
+    for projection, values in hidden_states(graph, executor):
         channels, columns = projection.inputs[2].shape.numpy()
         threshold = float(projection.inputs[1].const_value.numpy()[0])
         stored += channels * columns
@@ -141,12 +139,12 @@ def achieved_sparsity(graph, executor):
     return skipped / stored
 
 
-def hidden_states(graph, executor, tokens):
-    """Each projection with the hidden states [tokens, K] that it reads while random tokens are decoded one by one."""
+def hidden_states(graph, executor):
+    """Each projection with the hidden states [STEPS, K] that it reads when random tokens follow a random prompt."""
     projections = [node for node in graph.graph if node.op_type.startswith("SparseLinear")]
     names = list(dict.fromkeys(node.inputs[0].name for node in projections))
     device = executor.placement.device
-    cache_shape = (1, graph.shape.kv_heads, tokens, graph.head_size)
+    cache_shape = (1, graph.shape.kv_heads, PROMPT_TOKENS + STEPS, graph.head_size)
     inputs = {
         name: torch.zeros(cache_shape, dtype=torch.bfloat16, device=device)
         for name in executor.input_names
@@ -154,11 +152,13 @@ def hidden_states(graph, executor, tokens):
     }
     seen = {name: [] for name in names}
     with torch.no_grad():
-        for length in range(1, tokens + 1):
-            inputs["input_ids"] = torch.randint(graph.shape.vocabulary, (1, 1), device=device)
+        for length in range(PROMPT_TOKENS, PROMPT_TOKENS + STEPS + 1):
+            new_tokens = PROMPT_TOKENS if length == PROMPT_TOKENS else 1
+            inputs["input_ids"] = torch.randint(graph.shape.vocabulary, (1, new_tokens), device=device)
             inputs["attention_mask"] = torch.ones(1, length, dtype=torch.int64, device=device)
             for name, values in executor.run(inputs, names).items():
-                seen[name].append(values.flatten())
+                if new_tokens == 1:
+                    seen[name].append(values.flatten())
     return [(node, torch.stack(seen[node.inputs[0].name])) for node in projections]
 
 

@@ -11,8 +11,8 @@ from sparsecc.operators import DOMAIN
 
 CONTEXT = 4096
 BLOCK = 32
-CODE_DEVIATION = 4.61
-"""Of integers drawn evenly from -8 to 7."""
+CODE_DEVIATION = 4.32
+"""Of integers drawn evenly from -7 to 7."""
 
 
 class RandomDecoder:
@@ -185,13 +185,20 @@ class RandomDecoder:
 
     def drawn(self, name, dtype, shape, deviation=None):
         """Normal numbers of that deviation, or any bits."""
-        return self.constant(name, ir.LazyTensor(lambda: draw(dtype, shape, deviation, self.device), dtype, ir.Shape(shape)))
+        return self.constant(
+            name, ir.LazyTensor(lambda: draw(dtype, shape, deviation, self.device), dtype, ir.Shape(shape))
+        )
 
 
 def draw(dtype, shape, deviation, device):
     if dtype == ir.DataType.FLOAT:
         return ir.Tensor((torch.randn(shape, device=device) * deviation).cpu().numpy())
     if dtype == ir.DataType.UINT8:
-        return ir.Tensor(torch.randint(256, shape, dtype=torch.uint8, device=device).cpu().numpy())
-    packed = torch.randint(256, [shape[0], shape[1] // 2], dtype=torch.uint8, device=device)
-    return ir.PackedTensor(packed.cpu().numpy(), dtype, shape=shape)
+        return ir.Tensor(packed_codes(shape, 1, 16, device))
+    return ir.PackedTensor(packed_codes([shape[0], shape[1] // 2], -7, 8, device), dtype, shape=shape)
+
+
+def packed_codes(shape, low, high, device):
+    """Bytes that hold two numbers of 4 bits each, from low to high - 1, whose mean stands for 0."""
+    first, second = (torch.randint(low, high, shape, dtype=torch.int8, device=device) for _ in range(2))
+    return ((first & 15) | (second << 4)).view(torch.uint8).cpu().numpy()
