@@ -76,7 +76,7 @@ class AllocationSearch:
 
     def run(self, trials: int) -> SearchResult:
         """Try candidates until all workers together have tried so many, and tell what the best is."""
-        for _ in track(self._turns(trials), "searching", trials - self._finished()):
+        for _ in track(self._turns(trials), "searching", max(trials - self._finished(), 0)):
             self._study.optimize(self._value, n_trials=1)
         recipe = self._candidate(self._best_scales())
         return SearchResult(recipe, self._session.evaluate(_thresholds(recipe)), self._start[-1], self._finished())
