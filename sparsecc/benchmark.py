@@ -8,10 +8,12 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from sparsecc.artifact import Artifact
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError
 from sparsecc.llama_bench import LlamaBench, check_gguf, find_llama_bench
 from sparsecc.model_file import load_model, model_files
@@ -19,6 +21,9 @@ from sparsecc.operators import DOMAIN
 from sparsecc.progress import track
 from sparsecc.read_bandwidth import ReadBandwidth
 from sparsecc.timed_model import TimedModel, Turn, timed_model
+
+if TYPE_CHECKING:
+    from sparsecc.gpu_timing import GpuReadBandwidth
 
 ROUNDS = 5
 _LINEAR_OPS = {
@@ -42,7 +47,7 @@ class Speed:
 
     Attributes:
         artifact: its directory, or its GGUF file.
-        runtime: ``onnxruntime-genai`` or ``llama.cpp``.
+        runtime: ``onnxruntime-genai``, ``sparsecc`` for the executor on a GPU, or ``llama.cpp``.
         decode_tokens_per_s: one over the median time of a token, and the same for the fastest and slowest tenth.
         prefill_tokens_per_s: the prompt's tokens over the median time to read it.
         ratio: decode speed over that of the first model.
@@ -74,20 +79,20 @@ class _Setting:
     threads: int
     prompt_tokens: int
     new_tokens: int
+    device: Device
 
 
 class _ArtifactContestant:
     """An artifact, which stays loaded between its turns where there is memory for all, else is loaded for each."""
 
-    runtime = "onnxruntime-genai"
-
     def __init__(self, artifact: Artifact, setting: _Setting) -> None:
+        self.runtime = "sparsecc" if setting.device is Device.CUDA else "onnxruntime-genai"
         self._artifact = artifact
         self._setting = setting
         self._loaded: TimedModel | None = None
         self.path = artifact.directory
         self.model_bytes = sum(file.stat().st_size for file in model_files(artifact.model_path))
-        self.bytes_per_token = bytes_per_token(artifact)
+        self.bytes_per_token = bytes_per_token(artifact, setting.device)
 
     @contextlib.contextmanager
     def kept_loaded(self) -> Iterator[None]:
@@ -100,7 +105,7 @@ class _ArtifactContestant:
 
     def _load(self) -> contextlib.AbstractContextManager[TimedModel]:
         setting = self._setting
-        return timed_model(self._artifact, setting.threads, setting.prompt_tokens, setting.new_tokens)
+        return timed_model(self._artifact, setting.threads, setting.prompt_tokens, setting.new_tokens, setting.device)
 
 
 class _GgufContestant:
@@ -131,6 +136,7 @@ _Contestant = _ArtifactContestant | _GgufContestant
 def benchmark(
     artifacts: Sequence[Artifact],
     *,
+    device: Device = Device.CPU,
     threads: int = 2,
     prompt_tokens: int = 64,
     new_tokens: int = 32,
@@ -144,6 +150,7 @@ def benchmark(
 
     Args:
         artifacts: dense or sparse; at least one.
+        device: where artifacts run; a GPU computes in bfloat16.
         threads: the size of each runtime's pool, and how many threads read to measure bandwidth.
         prompt_tokens: the length of the prompt.
         new_tokens: how many tokens to decode in each round.
@@ -154,7 +161,8 @@ def benchmark(
         The speeds, artifacts before peers, and the read bandwidth in GB/s.
 
     Raises:
-        SparseccError: the tokens do not fit a model's context, or a model or llama-bench is missing or cannot be run.
+        SparseccError: there is no such device, the tokens do not fit a model's context, or a model or llama-bench is
+            missing or cannot be run.
     """
     for artifact in artifacts:
         if prompt_tokens + new_tokens + 1 > artifact.context_length:
@@ -162,14 +170,14 @@ def benchmark(
                 f"{prompt_tokens} + {new_tokens} + 1 tokens exceed the context of {artifact.directory}, "
                 f"{artifact.context_length}; ask for fewer"
             )
-    setting = _Setting(threads, prompt_tokens, new_tokens)
+    setting = _Setting(threads, prompt_tokens, new_tokens, device)
     contestants: list[_Contestant] = [_ArtifactContestant(artifact, setting) for artifact in artifacts]
     contestants += _gguf_contestants(ggufs, llama_bench, setting)
-    read_bandwidth = ReadBandwidth(threads)
+    read_bandwidth = _read_bandwidth(device, threads)
     bandwidths: list[float] = []
     turns: list[list[Turn]] = [[] for _ in contestants]
     with contextlib.ExitStack() as stack:
-        if _fit_in_memory(contestants):
+        if _fit_in_memory(contestants, device):
             for contestant in track(contestants, "loading", len(contestants)):
                 stack.enter_context(contestant.kept_loaded())
         order = [index for _ in range(ROUNDS) for index in range(len(contestants))]
@@ -185,15 +193,31 @@ def benchmark(
     return [dataclasses.replace(speed, ratio=speed.decode_tokens_per_s / first) for speed in speeds], bandwidth
 
 
-def bytes_per_token(artifact: Artifact) -> int:
-    """The weight bytes that decoding a token reads: all constants of matrix products, at the calibrated sparsity."""
+def _read_bandwidth(device: Device, threads: int) -> ReadBandwidth | GpuReadBandwidth:
+    if device is Device.CUDA:
+        from sparsecc.gpu_timing import GpuReadBandwidth
+
+        return GpuReadBandwidth()
+    return ReadBandwidth(threads)
+
+
+def bytes_per_token(artifact: Artifact, device: Device = Device.CPU) -> int:
+    """The weight bytes that decoding a token reads: all constants of matrix products, at the calibrated sparsity.
+
+    On a GPU float32 weights are bfloat16.
+    """
     total = 0.0
     for node in load_model(artifact.model_path).graph:
         if (node.domain, node.op_type) in _LINEAR_OPS:
             constants = [value.const_value for value in node.inputs if value is not None]
-            read = sum(constant.nbytes for constant in constants if constant is not None)
+            read = sum(_bytes_on(device, constant) for constant in constants if constant is not None)
             total += read * (1 - _calibrated_sparsity(node))
     return round(total)
+
+
+def _bytes_on(device: Device, constant: ir.TensorProtocol) -> int:
+    is_halved = device is Device.CUDA and constant.dtype == ir.DataType.FLOAT
+    return constant.nbytes // 2 if is_halved else constant.nbytes
 
 
 def _calibrated_sparsity(linear: ir.Node) -> float:
@@ -223,14 +247,23 @@ def _gguf_contestants(
     return [_GgufContestant(LlamaBench(executable, gguf), setting) for gguf in ggufs]
 
 
-def _fit_in_memory(contestants: Sequence[_Contestant]) -> bool:
+def _fit_in_memory(contestants: Sequence[_Contestant], device: Device) -> bool:
     """Whether half of the free memory holds all models at once: then each is loaded once, not once a round."""
+    available = _free_bytes(device)
+    return sum(contestant.model_bytes for contestant in contestants) * _MEMORY_PER_MODEL_BYTE < available / 2
+
+
+def _free_bytes(device: Device) -> int:
+    """The memory that is free, as far as the system says it."""
+    if device is Device.CUDA:
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
     except OSError:
-        return False
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    return sum(contestant.model_bytes for contestant in contestants) * _MEMORY_PER_MODEL_BYTE < available / 2
+        return 0
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _speed(contestant: _Contestant, turns: Sequence[Turn], prompt_tokens: int, bandwidth: float) -> Speed:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecc.analysis.facts import EVALUATION_TOKENS, SAMPLED_TOKENS, STUDY_TOKENS
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
 from sparsecc.recipe import WEIGHTS
@@ -41,6 +42,7 @@ OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The director
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if sparsecc made it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1, max=1024)]
+DeviceOption = Annotated[Device, typer.Option(help="A CPU, or a CUDA GPU, which needs Triton.")]
 TokensOption = Annotated[int, typer.Option(help="How many tokens of the text to read.", min=1)]
 
 
@@ -298,6 +300,7 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option(help="How many tokens to generate at most.", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; more is bolder.", min=0)] = 0.0,
+    device: DeviceOption = Device.CPU,
     threads: ThreadsOption = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -307,7 +310,12 @@ def generate(
 
     with _one_line_errors():
         pieces = generate_text(
-            open_artifact(artifact), prompt, max_new_tokens=max_new_tokens, temperature=temperature, threads=threads
+            open_artifact(artifact),
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            threads=threads,
+            device=device,
         )
         if as_json:
             _print({"prompt": prompt, "text": "".join(pieces)}, as_json, "")
@@ -328,6 +336,7 @@ def eval_command(
     ] = None,
     tokens: TokensOption = DEFAULT_TOKENS,
     window: Annotated[int, typer.Option(help="Tokens of a window.", min=2)] = DEFAULT_WINDOW,
+    device: DeviceOption = Device.CPU,
     threads: ThreadsOption = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -343,7 +352,7 @@ def eval_command(
         for artifact in opened:
             tokenizer = load_tokenizer(artifact.directory)
             windows = token_windows(text or shipped_text("evaluation"), tokenizer, tokens=tokens, window=window)
-            evaluation = evaluate(artifact, windows, reference=compared, threads=threads)
+            evaluation = evaluate(artifact, windows, reference=compared, threads=threads, device=device)
             results.append({"artifact": str(artifact.directory), **dataclasses.asdict(evaluation)})
     _print({"results": results}, as_json, _evaluation_table(results, has_reference=reference is not None))
 
@@ -351,6 +360,7 @@ def eval_command(
 @app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --plot speeds.svg`")
 def bench(
     artifacts: ArtifactsArgument,
+    device: DeviceOption = Device.CPU,
     threads: ThreadsOption = 2,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 64,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode in each round.", min=2)] = 32,
@@ -374,6 +384,7 @@ def bench(
         opened = [open_artifact(directory) for directory in artifacts]
         speeds, bandwidth = benchmark(
             opened,
+            device=device,
             threads=threads,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
@@ -387,8 +398,9 @@ def bench(
         ("model", "tokens/s", "10-90 %", "ratio", "GB/s", "limit", "of it", "prompt", "memory"),
         [_speed_row(speed) for speed in speeds],
     )
+    readers = f"{threads} threads" if device is Device.CPU else "the GPU"
     table.caption = (
-        f"limit: tokens/s if only reading the weights took time, at {bandwidth:.1f} GB/s on {threads} threads\n"
+        f"limit: tokens/s if only reading the weights took time, at {bandwidth:.1f} GB/s on {readers}\n"
         "prompt: tokens/s; memory: resident after decoding, in sizes of the model's files"
     )
     _print({"results": results, "read_bandwidth_gb_s": bandwidth}, as_json, table)

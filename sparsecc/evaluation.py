@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from sparsecc.artifact import Artifact
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
@@ -27,6 +30,9 @@ from sparsecc.session import open_session, run_prompt
 from sparsecc.text import TokenWindows
 from sparsecc.token_scores import TokenScores
 from sparsecc.weight_traffic import Traffic, WeightTraffic
+
+if TYPE_CHECKING:
+    from sparsecc.runtime_ops.triton.executor_session import ExecutorSession
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +61,26 @@ class Evaluation:
 
 
 def evaluate(
-    artifact: Artifact, windows: TokenWindows, *, reference: Artifact | None = None, threads: int = 0
+    artifact: Artifact,
+    windows: TokenWindows,
+    *,
+    reference: Artifact | None = None,
+    threads: int = 0,
+    device: Device = Device.CPU,
 ) -> Evaluation:
     """Evaluate a dense or sparse artifact. Every token is thresholded, also where decoding would run prompts dense.
 
-    The ``reference``, usually the dense model, runs beside it piece by piece, so no logits are kept.
+    The ``reference``, usually the dense model, runs beside it piece by piece, so no logits are kept. A GPU computes in
+    float32, as the CPU does.
 
     Raises:
-        SparseccError: a window is longer than a model's context, the models have different vocabularies, or the
-            perplexity or divergence is not finite.
+        SparseccError: there is no such device, a window is longer than a model's context, the models have different
+            vocabularies, or the perplexity or divergence is not finite.
     """
     for model in filter(None, (artifact, reference)):
         require_context(model, windows)
-    measured = _MeasuredModel(artifact, threads)
-    compared = _MeasuredModel(reference, threads) if reference else None
+    measured = MeasuredModel(artifact, threads, device)
+    compared = MeasuredModel(reference, threads, device) if reference else None
     scores = TokenScores()
     for window in track(windows.ids, "evaluating", len(windows.ids)):
         targets = window[1:]
@@ -117,10 +129,10 @@ def require_context(artifact: Artifact, windows: TokenWindows) -> None:
         )
 
 
-class _MeasuredModel:
+class MeasuredModel:
     """A loaded model that thresholds every token and counts what its thresholds let through."""
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact, threads: int, device: Device = Device.CPU) -> None:
         self._artifact = artifact
         unfused = load_model(artifact.model_path)
         unfuse(unfused)
@@ -138,12 +150,7 @@ class _MeasuredModel:
             raise SparseccError(f"{artifact.model_path} cannot be measured: {error}; compile it again") from error
         self._counts = {node.name: active_count_name(node) for node in model.graph if is_selection(node)}
         self._active = np.zeros(len(self._counts), np.int64)
-        self._session = open_session(
-            ir.to_proto(model).SerializeToString(),
-            data_folder=artifact.directory,
-            ops_library=artifact.ops_library,
-            threads=threads,
-        )
+        self._session = _open(model, artifact, threads, device)
 
     def logits(self, window: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """The logits float32 [T, vocabulary] of a window int64 [tokens], piece by piece."""
@@ -157,3 +164,17 @@ class _MeasuredModel:
         active = dict(zip(self._counts, (self._active / tokens).tolist(), strict=True))
         selections = {projection.name: projection.selection for projection in self._weights.projections}
         return self._weights.of({name: active[node.name] for name, node in selections.items() if node is not None})
+
+
+def _open(model: ir.Model, artifact: Artifact, threads: int, device: Device) -> InferenceSession | ExecutorSession:
+    if device is Device.CUDA:
+        from sparsecc.runtime_ops.triton.decoding import require_gpu
+        from sparsecc.runtime_ops.triton.executor_session import ExecutorSession
+
+        return ExecutorSession(model, require_gpu())
+    return open_session(
+        ir.to_proto(model).SerializeToString(),
+        data_folder=artifact.directory,
+        ops_library=artifact.ops_library,
+        threads=threads,
+    )

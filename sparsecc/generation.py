@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnxruntime_genai as og
 
 from sparsecc.artifact import Artifact
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError, runtime_failures
 
 
@@ -25,24 +26,45 @@ def load_generator_model(artifact: Artifact, threads: int = 0) -> og.Model:
 
 
 def generate(
-    artifact: Artifact, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, threads: int = 0
+    artifact: Artifact,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    threads: int = 0,
+    device: Device = Device.CPU,
 ) -> Iterator[str]:
     """Stream a continuation of ``prompt``, piece by piece as tokens are decoded.
 
     At temperature 0 each token is the likeliest; above, tokens are drawn from the softened distribution. Generation
-    ends at the end-of-text token, after ``max_new_tokens``, or when the model's context is full.
+    ends at the end-of-text token, after ``max_new_tokens``, or when the model's context is full. A GPU computes in
+    bfloat16.
 
     Raises:
         SparseccError: the prompt is empty or leaves no room in the context, or the model cannot be run.
     """
+    if device is Device.CUDA:
+        from sparsecc.gpu_generation import generate_on_gpu
+
+        yield from generate_on_gpu(artifact, prompt, max_new_tokens=max_new_tokens, temperature=temperature)
+        return
     model = load_generator_model(artifact, threads)
+    yield from continue_prompt(
+        model, prompt, context_length=artifact.context_length, max_new_tokens=max_new_tokens, temperature=temperature
+    )
+
+
+def continue_prompt(
+    model: og.Model, prompt: str, *, context_length: int, max_new_tokens: int, temperature: float
+) -> Iterator[str]:
+    """As :func:`generate`, with a model that is loaded already."""
     with runtime_failures("onnxruntime-genai cannot run the model"):
         tokenizer = og.Tokenizer(model)
         token_ids = tokenizer.encode(prompt.encode("utf-8", "replace").decode("utf-8"))
-        _check_prompt(len(token_ids), artifact.context_length)
+        _check_prompt(len(token_ids), context_length)
         parameters = og.GeneratorParams(model)
         parameters.set_search_options(
-            max_length=min(len(token_ids) + max_new_tokens, artifact.context_length),
+            max_length=min(len(token_ids) + max_new_tokens, context_length),
             do_sample=temperature > 0,
             temperature=temperature if temperature > 0 else 1.0,
             top_k=0,

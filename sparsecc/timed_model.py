@@ -18,6 +18,7 @@ from typing import Any
 import onnxruntime_genai as og
 
 from sparsecc.artifact import Artifact, open_artifact
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError, runtime_failures
 from sparsecc.generation import load_generator_model
 from sparsecc.text import first_tokens, load_tokenizer
@@ -30,7 +31,8 @@ class Turn:
     Attributes:
         token_seconds: of each decode step.
         prefill_seconds: for the whole prompt.
-        resident_bytes: the memory that the model took, weights and buffers, once it had decoded; None if unknown.
+        resident_bytes: the memory that the model took, weights and buffers, once it had decoded; None if unknown. Of a
+            model on a GPU it is memory of the GPU.
     """
 
     token_seconds: list[float]
@@ -39,7 +41,7 @@ class Turn:
 
 
 class TimedModel:
-    """An artifact loaded by onnxruntime-genai in another process."""
+    """An artifact loaded in another process, by onnxruntime-genai or on a GPU by the executor."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
@@ -71,14 +73,17 @@ class TimedModel:
 
 
 @contextlib.contextmanager
-def timed_model(artifact: Artifact, threads: int, prompt_tokens: int, new_tokens: int) -> Iterator[TimedModel]:
+def timed_model(
+    artifact: Artifact, threads: int, prompt_tokens: int, new_tokens: int, device: Device
+) -> Iterator[TimedModel]:
     """Load a model in another process, which ends with the block.
 
     Raises:
-        SparseccError: onnxruntime-genai cannot load the model.
+        SparseccError: the model cannot be loaded.
     """
     command = [sys.executable, "-m", "sparsecc.timed_model", str(artifact.directory)]
     command += [str(number) for number in (threads, prompt_tokens, new_tokens)]
+    command.append(device)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             model = TimedModel(process, artifact.directory)
@@ -88,23 +93,39 @@ def timed_model(artifact: Artifact, threads: int, prompt_tokens: int, new_tokens
             process.kill()
 
 
-def _serve(directory: Path, threads: int, prompt_tokens: int, new_tokens: int) -> None:
+def _serve(directory: Path, threads: int, prompt_tokens: int, new_tokens: int, device: Device) -> None:
     try:
         artifact = open_artifact(directory)
         prompt = _prompt(artifact, prompt_tokens)
-        before = _resident_bytes()
-        model = load_generator_model(artifact, threads)
-        with runtime_failures("onnxruntime-genai cannot run the model"):
-            _decode(model, prompt, 2)  # weights that nothing has read yet are not in memory
-            print("{}", flush=True)
-            for _ in sys.stdin:
-                prefill_seconds, token_seconds = _decode(model, prompt, new_tokens)
-                after = _resident_bytes()
-                resident = after - before if before is not None and after is not None else None
-                turn = Turn(token_seconds, prefill_seconds, resident)
-                print(json.dumps(dataclasses.asdict(turn)), flush=True)
+        serve_on_device = _serve_on_gpu if device is Device.CUDA else _serve_on_cpu
+        serve_on_device(artifact, threads, prompt, new_tokens)
     except SparseccError as error:
         print(json.dumps({"error": str(error)}), flush=True)
+
+
+def _serve_on_gpu(artifact: Artifact, _threads: int, prompt: list[int], new_tokens: int) -> None:
+    from sparsecc.gpu_timing import TimedDecoder
+
+    decoder = TimedDecoder(artifact, len(prompt) + new_tokens + 1)
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        prefill_seconds, token_seconds = decoder.decode(prompt, new_tokens)
+        turn = Turn(token_seconds, prefill_seconds, decoder.memory_bytes)
+        print(json.dumps(dataclasses.asdict(turn)), flush=True)
+
+
+def _serve_on_cpu(artifact: Artifact, threads: int, prompt: list[int], new_tokens: int) -> None:
+    before = _resident_bytes()
+    model = load_generator_model(artifact, threads)
+    with runtime_failures("onnxruntime-genai cannot run the model"):
+        _decode(model, prompt, 2)  # weights that nothing has read yet are not in memory
+        print("{}", flush=True)
+        for _ in sys.stdin:
+            prefill_seconds, token_seconds = _decode(model, prompt, new_tokens)
+            after = _resident_bytes()
+            resident = after - before if before is not None and after is not None else None
+            turn = Turn(token_seconds, prefill_seconds, resident)
+            print(json.dumps(dataclasses.asdict(turn)), flush=True)
 
 
 def _prompt(artifact: Artifact, tokens: int) -> list[int]:
@@ -146,4 +167,6 @@ def _resident_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), *(int(argument) for argument in sys.argv[2:]))
+    artifact_directory, *numbers, device_name = sys.argv[1:]
+    threads, prompt_tokens, new_tokens = map(int, numbers)
+    _serve(Path(artifact_directory), threads, prompt_tokens, new_tokens, Device(device_name))
