@@ -25,7 +25,7 @@ def test_thresholds_are_inputs_and_change_what_the_graph_computes(
     assert ThresholdValuesPass(["gated", "r"])(model).modified
     ShipFunctionsPass()(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    at = {kind: KEEP_ALL for kind in ("q", "k", "v", "o", "gate", "up", "down")}
+    at = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), KEEP_ALL)
     (y,) = run(model, **feeds(x, gated=KEEP_ALL, r=KEEP_ALL))
     np.testing.assert_allclose(y, block_output(x, weights), rtol=1e-4, atol=1e-4)
     (y,) = run(model, **feeds(x, gated=np.full(1, 0.5, np.float32), r=KEEP_ALL))
