@@ -14,6 +14,7 @@ from sparsecc.methods.relu import relu
 from sparsecc.methods.teal import teal
 from sparsecc.methods.teal_greedy import teal_greedy
 from sparsecc.methods.wina import wina
+from sparsecc.methods.wisparse import wisparse
 from sparsecc.recipe import Recipe
 
 Method = Callable[[CalibratedModel, float], Recipe]
@@ -24,6 +25,7 @@ METHODS: dict[str, Method] = {
     "teal": teal,
     "teal-greedy": teal_greedy,
     "wina": wina,
+    "wisparse": wisparse,
     "r-sparse": r_sparse,
     "r-sparse-whitened": r_sparse_whitened,
     "larosa": larosa,
