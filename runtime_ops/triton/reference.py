@@ -24,7 +24,7 @@ def project(x: torch.Tensor, projection: Projection, dtype: torch.dtype = torch.
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     dense = projection.is_dense(rows.shape[0])
     weight = projection.weight.dense(dtype)
-    segments = zip(projection.thresholds, weight.split(projection.widths, dim=1), strict=True)
+    segments = zip(projection.thresholds, torch.split(weight, list(projection.widths), dim=1), strict=True)
     y = torch.cat([_product(kept(rows, threshold, dense=dense), columns) for threshold, columns in segments], dim=1)
     if projection.low_rank is not None:
         dropped = rows - kept(rows, projection.thresholds[0], dense=dense)

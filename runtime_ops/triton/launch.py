@@ -1,0 +1,164 @@
+"""How a projection is cut into programs, and the launch of its kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from sparsecc.runtime_ops.triton.few_rows import few_rows_kernel
+from sparsecc.runtime_ops.triton.one_row import one_row_kernel
+from sparsecc.runtime_ops.triton.projection import Projection
+from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
+from sparsecc.runtime_ops.triton.workspace import workspace
+
+_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A projection of one row cut into programs.
+
+    block: columns of a program, a power of two, of each half if gated. splits: slices of the input channels. warps of
+    32 threads. unroll: groups of rows that are under way at a time. registers that a thread may use: without a bound
+    the compiler saves registers and has only one or two loads under way. early: start before the kernel ahead ends
+    (compute capability 9.0 and up), and prefetch that many bytes of weights in all.
+
+    Programs of one warp with slices so short that all their rows are under way at once were the fastest on an H200:
+    nothing in them waits for another warp, and what a program does before and after reading takes no time of others.
+    """
+
+    block: int
+    splits: int
+    warps: int
+    unroll: int
+    registers: int
+    early: bool = False
+    prefetch: int = 0
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter runs the kernels, on a CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def packed_thresholds(projection: Projection) -> torch.Tensor:
+    """float32 [segments, 1], or [segments, K] if any segment has one threshold for each channel."""
+    first, *others = projection.thresholds
+    if not others:
+        return first[None]
+    longest = max(threshold.shape[0] for threshold in projection.thresholds)
+    return torch.stack([threshold.expand(longest) for threshold in projection.thresholds])
+
+
+def _compiler_options(cut: Cut) -> dict[str, int | bool]:
+    """Options that the interpreter does not know."""
+    return {} if interpreting() else {"maxnreg": cut.registers, "launch_pdl": cut.early}
+
+
+def _slots_at_once(cut: Cut, halves: int) -> int:
+    """How many programs' sums to read at a time: what half of the registers hold."""
+    held = cut.registers // 2 * cut.warps * _THREADS // (cut.block * halves)
+    others = int(triton.next_power_of_2(max(cut.splits - 1, 1)))
+    return max(1, min(1 << held.bit_length() - 1, others))
+
+
+def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
+    """out[N], or [N / 2] if gated, of x[K]; both contiguous."""
+    channels, columns = projection.weight.shape
+    halves = 2 if gated else 1
+    widths = (columns // 2,) if gated else projection.widths
+    weight = stored(projection.weight, widths * halves)
+    thresholds = packed_thresholds(projection)
+    length = -(-channels // cut.splits)
+    slots = sum(-(-width // cut.block) for width in widths)
+    vector = VECTOR_BYTES * 8 // weight.bits
+    group = max(1, cut.warps * _THREADS * vector // (cut.block * halves))
+    slice_length = triton.next_power_of_2(max(length, 2))
+    space = workspace(x.device)
+    grid = (slots, cut.splits)
+    row_bytes = columns * weight.bits // 8
+    one_row_kernel[grid](
+        x,
+        thresholds,
+        weight.weights,
+        weight.scales,
+        x if projection.bias is None else projection.bias,
+        out,
+        space.indices(slots * cut.splits * slice_length),
+        space.slots(slots * (cut.splits - 1) * cut.block * halves),
+        channels,
+        columns,
+        weight.blocks,
+        weight.block_size,
+        row_bytes,
+        *(*widths, 0, 0)[:3],
+        length,
+        cut.prefetch // (cut.splits * row_bytes),
+        KIND=weight.kind,
+        GATED=gated,
+        BLOCK=cut.block,
+        RUN=weight.run,
+        GROUP=group,
+        UNROLL=cut.unroll,
+        SLICE=slice_length,
+        SPLITS=cut.splits,
+        AT_ONCE=_slots_at_once(cut, halves),
+        EVEN=all(width % cut.block == 0 for width in widths),
+        PER_CHANNEL=thresholds.shape[1] > 1,
+        SHARED=not gated or len(projection.thresholds) == 1,
+        BIAS=projection.bias is not None,
+        EARLY=cut.early,
+        num_warps=cut.warps,
+        **_compiler_options(cut),
+    )
+
+
+_ROWS = 16
+_FEW_ROWS_BLOCK = 64
+_FEW_ROWS_CHANNELS = 32
+_FEW_ROWS_PROGRAMS = 512
+
+
+def launch_few_rows(x: torch.Tensor, projection: Projection, *, gated: bool, out: torch.Tensor) -> None:
+    """out[rows, N], or [rows, N / 2] if gated, of x[rows, K] with 1 to 16 rows; both contiguous."""
+    rows = x.shape[0]
+    channels, columns = projection.weight.shape
+    halves = 2 if gated else 1
+    widths = (columns // 2,) if gated else projection.widths
+    weight = stored(projection.weight, widths * halves)
+    thresholds = packed_thresholds(projection)
+    tiles = sum(-(-width // _FEW_ROWS_BLOCK) for width in widths)
+    splits = max(1, min(8, _FEW_ROWS_PROGRAMS // tiles, channels // _FEW_ROWS_CHANNELS))
+    length = -(-channels // splits)
+    slice_length = triton.next_power_of_2(max(length, 2))
+    space = workspace(x.device)
+    few_rows_kernel[(tiles, splits)](
+        x,
+        thresholds,
+        weight.weights,
+        weight.scales,
+        x if projection.bias is None else projection.bias,
+        out,
+        space.indices(tiles * splits * slice_length),
+        space.slots(tiles * (splits - 1) * halves * _ROWS * _FEW_ROWS_BLOCK),
+        rows,
+        channels,
+        columns,
+        weight.blocks,
+        weight.block_size,
+        *(*widths, 0, 0)[:3],
+        length,
+        KIND=weight.kind,
+        GATED=gated,
+        ROWS=_ROWS,
+        BLOCK=_FEW_ROWS_BLOCK,
+        CHANNELS=_FEW_ROWS_CHANNELS,
+        SLICE=slice_length,
+        SPLITS=splits,
+        AT_ONCE=4,
+        PER_CHANNEL=thresholds.shape[1] > 1,
+        SHARED=not gated or len(projection.thresholds) == 1,
+        BIAS=projection.bias is not None,
+    )

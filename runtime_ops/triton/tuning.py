@@ -1,0 +1,158 @@
+"""Which cut of a projection is the fastest on this GPU: measured once, then remembered on disk."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import triton
+
+from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row
+from sparsecc.runtime_ops.triton.projection import BlockedWeight, PlainWeight, Projection, Weight
+from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
+
+SAFE_CUT = Cut(block=64, splits=8, warps=1, unroll=16, registers=128)
+"""Runs any projection where nothing can be measured."""
+SMALL_CUT = Cut(block=64, splits=2, warps=1, unroll=2, registers=128)
+"""Takes the interpreter little time."""
+_LAYOUT = 1
+"""Of the file and of what it says about; a change makes older files of no use."""
+_EXPECTED_KEPT = 0.5
+_HALF_NORMAL_MEDIAN = 0.6745
+_WIDTHS_WARPS_UNROLL_REGISTERS = (
+    (64, 1, 16, 128),
+    (64, 1, 32, 216),
+    (128, 1, 16, 128),
+    (128, 1, 32, 216),
+    (128, 2, 16, 128),
+    (256, 4, 16, 128),
+    (512, 4, 16, 128),
+)
+_PROGRAMS = range(120, 3600)
+_MOST_SPLITS = 64
+_MOST_SLOTS = 64 * 256
+_PREFETCH = 4 << 20
+_OUTSIDE_CACHE = 256 << 20
+"""Bytes of weights that are read before any is read again, more than the L2 cache keeps."""
+_REPLAYS = 5
+_THREADS = 32
+
+
+def candidates(projection: Projection, *, gated: bool, early: bool) -> Iterator[Cut]:
+    """Cuts whose slices take a whole number of rounds if half of the channels are active."""
+    channels, columns = projection.weight.shape
+    halves = 2 if gated else 1
+    bits = stored(projection.weight, projection.widths).bits
+    vector = VECTOR_BYTES * 8 // bits
+    for (width, warps, unroll, registers), rounds in itertools.product(_WIDTHS_WARPS_UNROLL_REGISTERS, (1, 2, 4, 6)):
+        scaled = width * vector // 8
+        at_a_time = warps * _THREADS * vector // scaled * unroll * (2 if bits >= 16 else 1) // 2
+        length = int(at_a_time * rounds / _EXPECTED_KEPT * 0.9)
+        splits = -(-channels // max(length, 1))
+        programs = -(-columns // scaled) * splits
+        if splits <= _MOST_SPLITS and splits * scaled <= _MOST_SLOTS and programs in _PROGRAMS:
+            yield Cut(scaled // halves, splits, warps, unroll if bits >= 16 else unroll // 2, registers, early,
+                      _PREFETCH if early else 0)  # fmt: skip
+
+
+def cut_for(projection: Projection, x: torch.Tensor, *, gated: bool) -> Cut:
+    """The fastest cut for a projection of x[K]; measured on first use, which takes some seconds."""
+    name = torch.cuda.get_device_name(x.device)
+    shape = "x".join(map(str, (*projection.weight.shape, *projection.widths)))
+    weight = projection.weight
+    storage = (
+        str(weight.values.dtype)
+        if isinstance(weight, PlainWeight)
+        else f"{'int4' if weight.is_packed else 'int8'}/{weight.block_size}"
+    )
+    key = f"{_LAYOUT} {name} triton {triton.__version__} {shape} {storage} {x.dtype} {'gated' if gated else 'plain'}"
+    known = _remembered()
+    if key not in known:
+        if torch.cuda.is_current_stream_capturing():
+            return SAFE_CUT
+        known[key] = _fastest(projection, x, gated=gated)
+        _remember(known)
+    return known[key]
+
+
+def _file() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "sparsecc" / "gpu-cuts.json"
+
+
+@functools.cache
+def _remembered() -> dict[str, Cut]:
+    try:
+        return {key: Cut(**values) for key, values in json.loads(_file().read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(known: dict[str, Cut]) -> None:
+    """A cache that cannot be written is only a slower start the next time."""
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as staged:
+            json.dump({key: asdict(cut) for key, cut in known.items()}, staged, indent=1)
+        Path(staged.name).replace(_file())
+    except OSError:
+        return
+
+
+def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
+    """The cut with the least median time on random hidden states of which half is kept."""
+    early = torch.cuda.get_device_capability(like.device) >= (9, 0)
+    channels, columns = projection.weight.shape
+    copies = 1 + _OUTSIDE_CACHE // (projection.weight.row_bytes * channels)
+    threshold = torch.full((1,), _HALF_NORMAL_MEDIAN, device=like.device)
+    measured = [
+        replace(projection, weight=_copy(projection.weight), thresholds=(threshold,) * len(projection.thresholds))
+        for _ in range(copies)
+    ]
+    x = torch.randn(channels, device=like.device).to(like.dtype)
+    out = x.new_empty(columns // 2 if gated else columns)
+    times: dict[Cut, float] = {SAFE_CUT: float("inf")}
+    for cut in candidates(projection, gated=gated, early=early):
+
+        def run(cut: Cut = cut) -> None:
+            for one in measured:
+                launch_one_row(x, one, cut, gated=gated, out=out)
+
+        times[cut] = graph_milliseconds(run)
+    return min(times, key=times.__getitem__)
+
+
+def _copy(weight: Weight) -> Weight:
+    if isinstance(weight, PlainWeight):
+        return PlainWeight(weight.values.clone())
+    return BlockedWeight(weight.codes.clone(), weight.scales.clone(), weight.block_size)
+
+
+def graph_milliseconds(run: Callable[[], None]) -> float:
+    """Median time of a recorded graph of what ``run`` launches."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            run()
+        times = []
+        for _ in range(_REPLAYS + 1):
+            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            begin.record(stream)
+            graph.replay()
+            end.record(stream)
+            end.synchronize()
+            times.append(begin.elapsed_time(end))
+    torch.cuda.current_stream().wait_stream(stream)
+    return float(statistics.median(times[1:]))

@@ -1,0 +1,198 @@
+"""Adding up the weight rows of active channels, each times its entry of the hidden state.
+
+W[K, N] is row-major, so a tile of BLOCK columns of a channel is one contiguous run. GROUP channels are read by the
+threads of a program at a time and UNROLL such groups before the first is used, because memory is only kept busy by many
+loads under way. A tile has HALVES runs: one, or one of gate's and one of up's columns.
+
+Products are exact in float32 for weights of 16 bits or less times a hidden state of 16 bits; all sums are float32.
+"""
+
+import triton
+import triton.language as tl
+
+from sparsecc.runtime_ops.triton.compaction import is_kept, thresholds_of
+
+PLAIN = tl.constexpr(0)
+INT8 = tl.constexpr(1)
+INT4 = tl.constexpr(2)
+
+WORD = tl.constexpr(8)
+"""int4 codes in 32 bits."""
+SIGN_BITS = tl.constexpr(-2004318072)
+"""0x88888888: flipping the sign bits of two's complement int4 adds 8 to each code."""
+FLOAT_OF_CODE = tl.constexpr(0x4B000000)
+"""The bits of 2^23: with a small integer in its lowest bits it is 2^23 plus that integer."""
+CODE_OFFSET = tl.constexpr(8388616.0)
+"""2^23 + 8."""
+
+
+@triton.jit
+def channels_and_entries(
+    x_ptr, threshold_ptr, index_ptr, segment, start, count, K,
+    HALVES: tl.constexpr, GROUP: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """GROUP active channels from the start-th on, and their entries of x by half: [GROUP], [HALVES, GROUP].
+
+    Past ``count`` entries are 0. Where the halves have thresholds of their own, an entry is 0 in a half that drops it.
+    """
+    place = start + tl.arange(0, GROUP)
+    live = place < count
+    k = tl.load(index_ptr + place, mask=live, other=0)
+    entries = tl.load(x_ptr + k, mask=live, other=0.0).to(tl.float32)[None, :]
+    if HALVES == 2:
+        entries = tl.broadcast_to(entries, [HALVES, GROUP])
+        if not SHARED:
+            half = tl.arange(0, HALVES)[:, None]
+            every = tl.full([HALVES, GROUP], True, tl.int1)
+            threshold = thresholds_of(threshold_ptr, segment + half, k[None, :] + half * 0, every, K, PER_CHANNEL)
+            entries = tl.where(is_kept(entries, threshold), entries, 0.0)
+    return k, entries
+
+
+@triton.jit
+def no_rows(KIND: tl.constexpr, GROUP: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr):
+    """Sums to begin with, in the shape in which weights of a kind are read: of int4 one for each place in a word.
+
+    Plain weights are read as [HALVES, GROUP, BLOCK], others as [BLOCK / RUN, HALVES, GROUP, RUN], an order in which
+    Triton gives neighbouring runs to neighbouring threads.
+    """
+    if KIND == PLAIN:
+        sums = (tl.zeros([HALVES, GROUP, BLOCK], tl.float32),)
+    elif KIND == INT8:
+        sums = (tl.zeros([BLOCK // RUN, HALVES, GROUP, RUN], tl.float32),)
+    else:
+        sums = ()
+        for _ in tl.static_range(WORD):
+            sums = sums + (tl.zeros([BLOCK // RUN, HALVES, GROUP, RUN // WORD], tl.float32),)
+    return sums
+
+
+@triton.jit
+def total_of(sums, KIND: tl.constexpr, WIDTH: tl.constexpr):
+    """The sums over all groups by half and column: [WIDTH]."""
+    if KIND == PLAIN:
+        total = tl.sum(sums[0], 1)
+    elif KIND == INT8:
+        total = tl.permute(tl.sum(sums[0], 2), (1, 0, 2))
+    else:
+        even = tl.join(tl.join(sums[0], sums[4]), tl.join(sums[2], sums[6]))
+        odd = tl.join(tl.join(sums[1], sums[5]), tl.join(sums[3], sums[7]))
+        total = tl.permute(tl.sum(tl.join(even, odd), 2), (1, 0, 2, 3, 4, 5))
+    return tl.reshape(total, [WIDTH])
+
+
+@triton.jit
+def stored_tile(
+    w_ptr, k, needed, column, half_offset, limit, N,
+    KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """The weights of channels k[GROUP] as they are stored, 0 where they are not needed or past ``limit`` columns.
+
+    Of a half they start at ``column`` plus ``half_offset`` for the second. int4 is read as words of eight codes.
+    """
+    row = k.to(tl.int64)[None, :] * N + column + tl.arange(0, HALVES)[:, None] * half_offset
+    if KIND == PLAIN:
+        offset = tl.arange(0, BLOCK)
+        address = w_ptr + row[:, :, None] + offset[None, None, :]
+        inside = (offset < limit)[None, None, :]
+        mask = needed[:, :, None]
+    else:
+        run = tl.arange(0, BLOCK // RUN)[:, None, None, None]
+        mask = needed[None, :, :, None]
+        if KIND == INT8:
+            offset = run * RUN + tl.arange(0, RUN)[None, None, None, :]
+            address = w_ptr + row[None, :, :, None] + offset
+            inside = offset < limit
+        else:
+            words = tl.multiple_of(row // WORD, [RUN // WORD, RUN // WORD])
+            offset = run * (RUN // WORD) + tl.arange(0, RUN // WORD)[None, None, None, :]
+            address = w_ptr + words[None, :, :, None] + offset
+            inside = offset * WORD < limit
+    if not EVEN:
+        mask = mask & inside
+    return tl.load(address, mask=mask, other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def scale_tile(
+    scale_ptr, k, needed, column, half_offset, limit, blocks, block_size,
+    HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """The scales [BLOCK / RUN, HALVES, GROUP] of the same tile: RUN columns lie in one block."""
+    offset = (tl.arange(0, BLOCK // RUN) * RUN)[:, None, None]
+    start = column + (tl.arange(0, HALVES) * half_offset)[None, :, None] + offset
+    address = scale_ptr + k.to(tl.int64)[None, None, :] * blocks + start // block_size
+    mask = needed[None, :, :] & (offset < limit)
+    return tl.load(address, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
+    """sums plus a stored tile times entries of x[HALVES, GROUP], and times scales[runs, HALVES, GROUP].
+
+    int8 and int4 take the scale times the entry first, a rounding of 2^-24 that each product has once either way.
+    An int4 code becomes a float32 without a conversion, which would be slow: its bits are put at the end of 2^23, and
+    2^23 + 8 is subtracted again, both exactly.
+    """
+    if KIND == PLAIN:
+        added = (sums[0] + tile.to(tl.float32) * entries[:, :, None],)
+    elif KIND == INT8:
+        added = (sums[0] + tile.to(tl.float32) * (scales * entries[None, :, :])[:, :, :, None],)
+    else:
+        factor = (scales * entries[None, :, :])[:, :, :, None]
+        biased = tile ^ SIGN_BITS
+        added = ()
+        for place in tl.static_range(WORD):
+            code = (biased >> (place * (32 // WORD))) & 15
+            value = (code | FLOAT_OF_CODE).to(tl.float32, bitcast=True) - CODE_OFFSET
+            added = added + (sums[place] + value * factor,)
+    return added
+
+
+@triton.jit
+def load_batch(
+    x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+    segment, start, count, column, half_offset, limit, K, N, blocks, block_size,
+    KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
+    UNROLL: tl.constexpr, EVEN: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """UNROLL groups of active channels from the start-th on: stored tiles, entries of x, scales (or entries again)."""
+    tiles = ()
+    entries = ()
+    scales = ()
+    for step in tl.static_range(UNROLL):
+        k, entry = channels_and_entries(
+            x_ptr, threshold_ptr, index_ptr, segment, start + step * GROUP, count, K, HALVES, GROUP, PER_CHANNEL, SHARED
+        )
+        needed = entry != 0.0
+        tiles = tiles + (stored_tile(w_ptr, k, needed, column, half_offset, limit, N, KIND, HALVES, BLOCK, RUN, EVEN),)
+        entries = entries + (entry,)
+        if KIND == PLAIN:
+            scales = scales + (entry,)
+        else:
+            scales = scales + (
+                scale_tile(scale_ptr, k, needed, column, half_offset, limit, blocks, block_size, HALVES, BLOCK, RUN),
+            )
+    return tiles, entries, scales
+
+
+@triton.jit
+def add_rows(
+    sums, x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+    segment, count, column, half_offset, limit, K, N, blocks, block_size,
+    KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
+    UNROLL: tl.constexpr, EVEN: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """sums plus the weight rows of ``count`` active channels.
+
+    All loads of a batch are written before the first product, so that the compiler can have them all under way.
+    """
+    for start in tl.range(0, count, GROUP * UNROLL):
+        tiles, entries, scales = load_batch(
+            x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+            segment, start, count, column, half_offset, limit, K, N, blocks, block_size,
+            KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, PER_CHANNEL, SHARED,
+        )  # fmt: skip
+        for step in tl.static_range(UNROLL):
+            sums = plus_weighted(sums, tiles[step], entries[step], scales[step], KIND)
+    return sums
