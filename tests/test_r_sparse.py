@@ -25,7 +25,7 @@ from sparsecc.model_file import load_model
 from sparsecc.quantization.finite_weight import weight_array
 from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.session import open_session, run_prompt
-from sparsecc.text import load_tokenizer, shipped_text, token_windows
+from sparsecc.text import first_tokens, load_tokenizer, shipped_text, token_windows
 
 SMALL = Search(population=3, generations=1, tokens=128)
 RANK = 6
@@ -63,17 +63,15 @@ def test_branches_count_as_read(of_rank: Artifact):
 
 
 def test_it_runs_with_and_without_the_library(of_rank: Artifact):
-    ids = load_tokenizer(of_rank.directory).encode("The old man", add_special_tokens=False).ids[:4]
-    logits = [
-        next(
-            run_prompt(
-                open_session(of_rank.model_path, ops_library=library, threads=2), ids, ["logits"], **of_rank.cache_shape
-            )
-        )[0]
-        for library in (of_rank.ops_library, None)
-    ]
-    tolerance = 1e-4 if of_rank.recipe_document["weights"] == "fp32" else 0.05
-    np.testing.assert_allclose(logits[0], logits[1], atol=tolerance * np.abs(logits[1]).max())
+    """A few tokens run sparse. Of these the kernels round what they multiply int4 by, so there a prompt is compared."""
+    assert of_rank.recipe_document is not None
+    is_int4 = of_rank.recipe_document["weights"] == "int4"
+    ids = first_tokens(load_tokenizer(of_rank.directory), 32 if is_int4 else 4)
+    logits = []
+    for library in (of_rank.ops_library, None):
+        session = open_session(of_rank.model_path, ops_library=library, threads=2)
+        logits.append(next(run_prompt(session, ids, ["logits"], **of_rank.cache_shape))[0])
+    assert np.abs(logits[0] - logits[1]).max() < 1e-3 * np.abs(logits[1]).max()
     assert "".join(generate(of_rank, "It was a dark night", max_new_tokens=4)).strip()
 
 
@@ -109,7 +107,7 @@ def test_a_search_finds_a_recipe_within_its_budget(calibrated: CalibratedModel, 
 
 def test_whitened_branches_lose_less_of_what_is_dropped(calibrated: CalibratedModel):
     """The mean square of (x - x_kept) (W - A B), on the text that the covariance is of, by products in float64."""
-    few = dataclasses.replace(calibrated, projections=calibrated.projections[:7])
+    few = dataclasses.replace(calibrated, projections=calibrated.projections[:4])
     ranks = {entry.name: RANK for entry in few.projections}
     plain = {projection.name: rows for projection, rows in singular_directions(few, 0.5, ranks)}
     thresholds = {entry.name: entry.threshold for entry in wina(few, 0.5).projections}
