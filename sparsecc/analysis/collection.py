@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,8 +128,8 @@ def collect(
     sampled = {index: rows for index, rows in enumerate(_by_window(positions, windows)) if len(rows)}
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    for stale in set(parts.iterdir()) - {_part(parts, index) for index in sampled}:
-        stale.unlink()
+    for stale in set(parts.glob("*.h5")) - {_part(parts, index) for index in sampled}:
+        stale.unlink(missing_ok=True)
     pending = {
         index: rows
         for index, rows in sampled.items()
@@ -141,6 +142,8 @@ def collect(
             ids, places = windows.ids[index], rows - index * windows.window
             kept = _run_window(session, ids[: places[-1] + 1], places, components, dense.cache_shape)
             _write_part(_part(parts, index), provenance, components, kept, positions=rows, ids=ids[places])
+    for abandoned in parts.glob("*.partial"):  # by a run that was killed while it wrote
+        abandoned.unlink(missing_ok=True)
     return _write_index(folder, provenance, {index: len(rows) for index, rows in sampled.items()}, components)
 
 
@@ -269,7 +272,7 @@ def _write_index(
 
 
 def _write_whole(path: Path, content: io.BytesIO) -> None:
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         partial.write_bytes(content.getbuffer())
         partial.replace(path)

@@ -203,6 +203,7 @@ class TestAnInterruption:
         self, decoder: Artifact, windows: TokenWindows, tmp_path: Path
     ):
         collect(decoder, windows, tmp_path, sampled_tokens=300)
+        (tmp_path / "activations" / "00004.123.partial").write_bytes(b"half")
         collect(decoder, TokenWindows(windows.ids[:2], "0" * 64), tmp_path, sampled_tokens=300)
         assert len(list((tmp_path / "activations").iterdir())) == 2
 
