@@ -238,4 +238,6 @@ def _projection_from_json(entry: dict[str, Any], initializers: Mapping[str, NDAr
 
 def _thresholds(numbers: Sequence[Any]) -> NDArray[np.float32]:
     """float32, infinite where JSON, which has no infinity, says null."""
+    if not numbers:
+        raise ValueError("a threshold has no entries")
     return np.array([math.inf if number is None else float(number) for number in numbers], np.float32)

@@ -124,7 +124,7 @@ class ScaledRecipe:
                 with np.errstate(divide="ignore", invalid="ignore"):  # a threshold of 0 keeps zeros, too
                     ratios = np.abs(piece[key[0]]) / threshold
                 ratios[np.isnan(ratios)] = np.inf
-                counts[key] += histogram.bin_counts(ratios)
+                counts[key] += histogram.bin_counts(np.asarray(ratios, np.float32))
         return counts
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
 
+from sparsecc.errors import SparseccError
 from sparsecc.evaluation import MeasuredModel
-from sparsecc.lm_eval_adapter import SparseccLM, main
+from sparsecc.lm_eval_adapter import SparseccLM
 
 from .conftest import THREADS
 
@@ -64,23 +65,9 @@ def test_the_harness_runs_a_local_task(dense, tmp_path):
     assert json.loads(results.read_text())["results"]["local_task"]["acc,none"] == 1
 
 
-def test_a_missing_model_gives_one_line(tmp_path, monkeypatch, capsys):
-    arguments = [
-        "lm_eval",
-        "--model",
-        "sparsecc",
-        "--model_args",
-        f"path={tmp_path / 'nowhere'}",
-        "--tasks",
-        "arc_easy",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("sparsecc: ")
-    assert "is not a directory" in last
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(SparseccError, match="is not a directory"):
+        SparseccLM(path=str(tmp_path / "nowhere"))
 
 
 def test_likelihoods_are_those_of_the_model(adapter, dense):
