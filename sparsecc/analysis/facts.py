@@ -18,7 +18,7 @@ STUDY_TOKENS = 8_192
 """How much of a text is run to collect activations, unless it is said otherwise."""
 SAMPLED_TOKENS = 2_048
 """Of how many of these the activations are kept."""
-EVALUATION_TOKENS = 4_096
+EVALUATION_TOKENS = 2_048
 """How much of the other text perplexity is measured on, once for each point."""
 
 
