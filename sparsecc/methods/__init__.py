@@ -8,9 +8,11 @@ from collections.abc import Callable
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.cats import cats
 from sparsecc.methods.ffn_threshold import ffn_threshold
+from sparsecc.methods.fisher import fisher
 from sparsecc.methods.larosa import larosa
 from sparsecc.methods.r_sparse import r_sparse, r_sparse_whitened
 from sparsecc.methods.relu import relu
+from sparsecc.methods.rotated_fisher import rotated_fisher
 from sparsecc.methods.teal import teal
 from sparsecc.methods.teal_greedy import teal_greedy
 from sparsecc.methods.wina import wina
@@ -32,4 +34,6 @@ METHODS: dict[str, Method] = {
     "cats": cats,
     "ffn-threshold": ffn_threshold,
     "relu": relu,
+    "fisher": fisher,
+    "rotated-fisher": rotated_fisher,
 }
