@@ -49,7 +49,7 @@ def is_sparse_linear(node: ir.Node) -> bool:
 
 
 def is_gather_matmul(node: ir.Node) -> bool:
-    """Whether a node computes chosen output channels, of a weight W[N, K] with a row for each, in whatever precision."""
+    """Whether a node computes chosen output channels of a weight W[N, K], in whatever precision."""
     return node.domain == DOMAIN and node.op_type in ("GatherMatMul", "GatherMatMulNBits")
 
 
