@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from sparsecc.artifact import open_artifact
 from sparsecc.benchmark import ROUNDS, benchmark, bytes_per_token
 from sparsecc.command_line import app
+from sparsecc.device import Device
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model, save_model
 from sparsecc.read_bandwidth import ReadBandwidth
@@ -77,7 +78,7 @@ def test_read_bandwidth_is_that_of_memory():
 
 
 def test_a_model_has_turns_while_it_stays_loaded(dense):
-    with timed_model(dense, 2, 8, 4) as model:
+    with timed_model(dense, 2, 8, 4, Device.CPU) as model:
         first, second = model.turn(), model.turn()
     for turn in (first, second):
         assert len(turn.token_seconds) == 4
@@ -94,13 +95,13 @@ def test_a_model_that_cannot_be_loaded_is_said_in_one_line(dense, tmp_path):
     (tmp_path / "copy" / "genai_config.json").write_text(json.dumps(config))
     with (
         pytest.raises(SparseccError, match="onnxruntime-genai cannot load the model"),
-        timed_model(open_artifact(tmp_path / "copy"), 2, 8, 4),
+        timed_model(open_artifact(tmp_path / "copy"), 2, 8, 4, Device.CPU),
     ):
         pytest.fail("it was loaded")
 
 
 def test_a_process_that_dies_is_said_in_one_line(dense):
-    with timed_model(dense, 2, 8, 4) as model:
+    with timed_model(dense, 2, 8, 4, Device.CPU) as model:
         model._process.kill()
         with pytest.raises(SparseccError, match="see that there is memory"):
             model.turn()
@@ -115,7 +116,7 @@ def test_models_have_their_turns_in_every_round(dense, llama_bench, gguf, monkey
         return timed_model(artifact, *setting)
 
     monkeypatch.setattr("sparsecc.benchmark.timed_model", counted)
-    monkeypatch.setattr("sparsecc.benchmark._fit_in_memory", lambda _: loaded_together)
+    monkeypatch.setattr("sparsecc.benchmark._fit_in_memory", lambda *_: loaded_together)
     speeds, bandwidth = benchmark([dense], prompt_tokens=8, new_tokens=4, ggufs=[gguf], llama_bench=llama_bench)
     assert len(loads) == (1 if loaded_together else ROUNDS)
     ours, peer = speeds

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_SIZE = 64
+BLOCK_SIZE = 32
 """Consecutive weights of an input channel that share a scale."""
 
 SMALLEST_INTEGER = {4: -8, 8: -127}
