@@ -101,7 +101,7 @@ def learn_rotation(streams: Sequence[ObservedStream], sparsity: float) -> NDArra
             for stream, value in zip(batch, values, strict=True)
         ]
         optimizer.zero_grad()
-        (torch.stack(costs).sum() / sum(stream.outputs for stream in streams)).backward()
+        torch.autograd.backward(torch.stack(costs).sum() / sum(stream.outputs for stream in streams))
         optimizer.step()
     with torch.no_grad():
         return _cayley(free.double()).float().cpu().numpy()
@@ -111,7 +111,8 @@ def _cayley(free: torch.Tensor) -> torch.Tensor:
     """(I + S)^-1 (I - S) with the skew-symmetric S = (A - A^T) / 2: orthogonal, and the identity where A is zero."""
     skew = (free - free.T) / 2
     identity = torch.eye(len(free), dtype=free.dtype, device=free.device)
-    return torch.linalg.solve(identity + skew, identity - skew)
+    basis: torch.Tensor = torch.linalg.solve(identity + skew, identity - skew)
+    return basis
 
 
 def _rows(stream: ObservedStream, generator: torch.Generator) -> ObservedStream:

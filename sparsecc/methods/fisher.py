@@ -60,7 +60,8 @@ def thresholded(
         return tuple(_entry(projection, method, 0.0, np.zeros(1, np.float32), 0.0) for projection in projections)
     importance = _importance(dense, outputs, windows)
     scores = _score_histograms(dense, importance, windows, threads=threads)
-    level = histogram.quantile(sum(outputs[name] * counts for name, counts in scores.items()), sparsity)
+    by_weights = np.sum([outputs[name] * counts for name, counts in scores.items()], axis=0)
+    level = histogram.quantile(by_weights, sparsity)
     entries = []
     for projection in projections:
         name = str(projection.input.name)

@@ -1,0 +1,87 @@
+"""Thresholds by Fisher information on the trained model, against their formula in float64."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sparsecc.calibration import require_projections
+from sparsecc.hidden_state_gradients import hidden_state_gradients
+from sparsecc.hidden_states import hidden_states_on
+from sparsecc.methods import METHODS, CalibratedModel
+from sparsecc.methods.fisher import outputs_behind
+from sparsecc.model_file import load_model
+from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+SPARSITY = 0.5
+TOKENS, WINDOW = 1024, 256
+
+
+@pytest.fixture(scope="module")
+def windows(dense):
+    return token_windows(shipped_text("calibration"), load_tokenizer(dense.directory), tokens=TOKENS, window=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def model(dense, statistics):
+    """Books-16m, calibrated on little text."""
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
+    short = dataclasses.replace(statistics.calibration, tokens=TOKENS, window=WINDOW)
+    return CalibratedModel(
+        dense, projections, dataclasses.replace(statistics, calibration=short), shipped_text("calibration"), threads=2
+    )
+
+
+def test_gradients_are_those_of_transformers(dense, checkpoint, windows):
+    """The loss depends on what is drawn, so what is drawn here is drawn as there: by the same generator."""
+    hidden = "/model/layers.5/post_attention_layernorm/output_0"
+    (observed,) = hidden_state_gradients(dense, [hidden], windows.first(1))
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    seen = []
+
+    def keep(_module, _inputs, output):
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    reference.model.layers[5].post_attention_layernorm.register_forward_hook(keep)
+    logits = reference(torch.from_numpy(windows.ids[:1])).logits[0]
+    drawn = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, drawn, reduction="sum"), seen)
+    np.testing.assert_allclose(observed[hidden][0], seen[0][0].detach(), atol=1e-3)
+    np.testing.assert_allclose(observed[hidden][1], gradient[0], atol=1e-3 * gradient.abs().max().item())
+
+
+def test_one_level_of_divergence_per_weight_decides_everywhere(model, windows):
+    recipe = METHODS["fisher"](model, SPARSITY)
+    outputs = outputs_behind(model.projections)
+    names = list(outputs)
+    fisher = dict.fromkeys(names, 0.0)
+    for observed in hidden_state_gradients(model.dense, names, windows):
+        for name in names:
+            fisher[name] = fisher[name] + observed[name][1].double().square().sum(0).numpy() / TOKENS
+    pieces = list(hidden_states_on(model.dense, names, windows, "reading", threads=2))
+    squares = {name: np.concatenate([piece[name] for piece in pieces]).astype(np.float64) ** 2 for name in names}
+    ratios = {name: squares[name] * fisher[name] / outputs[name] for name in names}
+    level = weighted_quantile(ratios, outputs, SPARSITY)
+    for entry, projection in zip(recipe.projections, model.projections, strict=True):
+        name = str(projection.input.name)
+        np.testing.assert_allclose(
+            entry.threshold, np.sqrt(level * outputs[name] / fisher[name]), rtol=2e-3, err_msg=entry.name
+        )
+        assert entry.calibrated_sparsity == pytest.approx(np.mean(ratios[name] < level), abs=2e-3)
+
+
+def weighted_quantile(values, weights, share):
+    pooled = np.concatenate([values[name].ravel() for name in values])
+    counts = np.concatenate([np.full(values[name].size, weights[name]) for name in values])
+    order = np.argsort(pooled)
+    return pooled[order][np.searchsorted(np.cumsum(counts[order]), share * counts.sum())]
+
+
+@pytest.mark.parametrize("method", ["fisher", "rotated-fisher"])
+def test_at_sparsity_zero_every_channel_is_kept(model, method):
+    recipe = METHODS[method](model, 0.0)
+    assert all(entry.threshold == 0 for entry in recipe.projections)
+    assert recipe.rotations is None
