@@ -83,7 +83,7 @@ class RotateHiddenStatesPass(ir.passes.InPlacePass):
                 weights[norm.writer.node, 1].append(_from_right(basis))
                 if norm.writer.bias is not None:
                     weights[norm.writer.bias, _constant_place(norm.writer.bias)].append(_from_right(basis))
-            gain = _constant(norm.node, norm.gain)
+            gain = norm.gain_values
             for reader in norm.readers:
                 weights[reader, 1].append(_from_left(basis, gain))
             norm.node.replace_input_with(norm.gain, ones)
@@ -145,13 +145,6 @@ def _has_constant(node: ir.Node) -> bool:
 
 def _constant_place(node: ir.Node) -> int:
     return next(i for i, value in enumerate(node.inputs) if value is not None and value.const_value is not None)
-
-
-def _constant(node: ir.Node, place: int) -> Array:
-    value = node.inputs[place]
-    assert value is not None
-    assert value.const_value is not None
-    return float32_copy(value.const_value)
 
 
 def _from_right(basis: Array) -> Transform:

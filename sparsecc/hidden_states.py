@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsecc import histogram
 from sparsecc.artifact import Artifact
 from sparsecc.model_file import load_model
 from sparsecc.passes import TapValuesPass
@@ -29,3 +30,19 @@ def hidden_states_on(
     for window in track(windows.ids, activity, len(windows.ids)):
         for piece in run_prompt(session, window, list(names), **dense.cache_shape):
             yield {name: hidden.reshape(-1, hidden.shape[-1]) for name, hidden in zip(names, piece, strict=True)}
+
+
+def weighted_magnitudes(
+    dense: Artifact,
+    weights: Mapping[str, NDArray[np.float32] | np.float32],
+    windows: TokenWindows,
+    activity: str,
+    *,
+    threads: int = 0,
+) -> dict[str, NDArray[np.int64]]:
+    """For each named value x the histogram of abs(x_k) * its weight, float32 [K] or one, on a text: int64 [BINS]."""
+    counts = {name: np.zeros(histogram.BINS, np.int64) for name in weights}
+    for piece in hidden_states_on(dense, list(weights), windows, activity, threads=threads):
+        for name, hidden in piece.items():
+            counts[name] += histogram.bin_counts(np.abs(hidden) * weights[name])
+    return counts

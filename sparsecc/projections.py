@@ -89,6 +89,11 @@ class Projection:
         return _weight_shape(self.node)[0]
 
     @property
+    def weight_count(self) -> int:
+        """K * N."""
+        return self.channels * self.outputs
+
+    @property
     def outputs(self) -> int:
         """N, the number of output channels."""
         return _weight_shape(self.node)[1]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from sparsecc.initializers import float32_copy
 from sparsecc.projections import find_projections, is_linear
 from sparsecc.vocabulary import Embedding, find_embedding, find_head
 
@@ -51,6 +54,14 @@ class ReadingNorm:
     readers: tuple[ir.Node, ...]
     layer: int | None
 
+    @property
+    def gain_values(self) -> NDArray[np.float32]:
+        """float32 [D]."""
+        value = self.node.inputs[self.gain]
+        assert value is not None
+        assert value.const_value is not None
+        return float32_copy(value.const_value)
+
 
 @dataclasses.dataclass(frozen=True)
 class ResidualStream:
@@ -60,12 +71,18 @@ class ResidualStream:
     norms: tuple[ReadingNorm, ...]
 
     @property
+    def layers(self) -> int:
+        return 1 + max(norm.layer for norm in self.norms if norm.layer is not None)
+
+    @property
+    def gains(self) -> dict[str, NDArray[np.float32]]:
+        """The gain, float32 [D], of each norm that projections read, by the name of the hidden state it computes."""
+        return {str(norm.node.outputs[0].name): norm.gain_values for norm in self.norms if norm.layer is not None}
+
+    @property
     def width(self) -> int:
         """D."""
-        gain = self.norms[0].node.inputs[self.norms[0].gain]
-        assert gain is not None
-        assert gain.const_value is not None
-        return int(gain.const_value.shape.numpy()[0])
+        return int(self.norms[0].gain_values.size)
 
 
 def find_residual_stream(graph: ir.Graph) -> ResidualStream:

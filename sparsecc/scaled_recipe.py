@@ -63,7 +63,7 @@ class ScaledRecipe:
             SparseccError: the recipe does more than to threshold, or names a projection that the model has not.
         """
         self._recipe = recipe
-        self._total = sum(projection.channels * projection.outputs for projection in projections)
+        self._total = sum(projection.weight_count for projection in projections)
         by_name = {projection.name: projection for projection in projections}
         members: dict[tuple[str, bytes], list[int]] = {}
         for index, entry in enumerate(recipe.projections):
@@ -109,7 +109,7 @@ class ScaledRecipe:
 
     def _group(self, indices: Sequence[int], ratios: NDArray[np.int64], by_name: Mapping[str, Projection]) -> Group:
         entries = [self._recipe.projections[index] for index in indices]
-        weights = sum(by_name[entry.name].channels * by_name[entry.name].outputs for entry in entries)
+        weights = sum(by_name[entry.name].weight_count for entry in entries)
         kind = "+".join(entry.kind for entry in entries)
         return Group(entries[0].layer, kind, tuple(indices), weights, ratios)
 

@@ -137,7 +137,7 @@ class _ThresholdedModel:
         self._dense = dense
         self._values = {(part.layer, part.name): str(part.value.name) for part in components}
         self._neurons = {(part.layer, part.name): part.neurons for part in components}
-        self._weights = sum(projection.channels * projection.outputs for projection in projections)
+        self._weights = sum(projection.weight_count for projection in projections)
         self._readers = Counter[tuple[int, str]]()
         for projection in projections:
             for part in components:

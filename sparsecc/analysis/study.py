@@ -203,7 +203,7 @@ def _facts(name: str, dense: Artifact, texts: _Texts, activations: Path, sparsit
         neurons[component.name] = max(component.neurons, neurons.get(component.name, 0))
     parameters = Counter[str]()
     for projection in projections:
-        parameters[projection.kind] += projection.channels * projection.outputs
+        parameters[projection.kind] += projection.weight_count
     with open_activations(activations) as opened:
         provenance = opened.provenance
     return StudyFacts(

@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsecc.artifact import Artifact
 from sparsecc.calibration_statistics import Statistics
 from sparsecc.projections import Projection
+from sparsecc.text import TokenWindows, load_tokenizer, token_windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,3 +32,21 @@ class CalibratedModel:
     text: Path
     threads: int = 0
     scratch: Path | None = None
+
+    def magnitudes(self, projection: Projection) -> NDArray[np.int64]:
+        """The calibrated histogram of abs(x) for what a projection reads, int64 [histogram.BINS]."""
+        return self.statistics.hidden_states[str(projection.input.name)].magnitudes
+
+    @property
+    def calibration_windows(self) -> TokenWindows:
+        """The text as statistics were gathered on it: as many tokens, in windows as long."""
+        calibration = self.statistics.calibration
+        return self.windows(calibration.tokens, calibration.window)
+
+    def windows(self, tokens: int, window: int) -> TokenWindows:
+        """The first tokens of the text.
+
+        Raises:
+            SparseccError: the text is shorter than a window.
+        """
+        return token_windows(self.text, load_tokenizer(self.dense.directory), tokens=tokens, window=window)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc import histogram
+from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe
 
@@ -16,12 +17,5 @@ def calibrated_threshold(
     At sparsity 0 the threshold is 0, which keeps every channel of every text, not only of the calibrated one.
     """
     threshold = histogram.quantile(scores, sparsity) if sparsity > 0 else 0.0
-    return ProjectionRecipe(
-        name=projection.name,
-        layer=projection.layer,
-        kind=projection.kind,
-        method=method,
-        target_sparsity=sparsity,
-        calibrated_sparsity=histogram.share_below(scores, threshold),
-        threshold=np.array([threshold], np.float32),
-    )
+    skipped = histogram.share_below(scores, threshold)
+    return projection_entry(projection, method, sparsity, skipped, np.array([threshold], np.float32))

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecc import histogram
 from sparsecc.errors import SparseccError
 from sparsecc.gated_networks import GatedNetwork, find_gated_networks
-from sparsecc.hidden_states import hidden_states_on
+from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
 from sparsecc.methods.model_budget import skipped_share
 from sparsecc.model_file import load_model
 from sparsecc.recipe import Recipe
-from sparsecc.text import load_tokenizer, token_windows
 
 
 def cats(model: CalibratedModel, sparsity: float) -> Recipe:
@@ -59,19 +57,13 @@ def thresholded_gates(
             entry = calibrated_threshold(projection, "cats", share, gates[projection.name])
             entries.append(dataclasses.replace(entry, selected_by="gate"))
         else:
-            hidden_state = model.statistics.hidden_states[str(projection.input.name)]
-            entries.append(calibrated_threshold(projection, "cats", 0.0, hidden_state.magnitudes))
+            entries.append(calibrated_threshold(projection, "cats", 0.0, model.magnitudes(projection)))
     return Recipe("cats", sparsity, tuple(entries), model.statistics.calibration)
 
 
 def _gate_magnitudes(model: CalibratedModel, networks: Sequence[GatedNetwork]) -> dict[str, NDArray[np.int64]]:
     """The histogram of each activated gate's magnitudes on as much text as the model was calibrated on."""
-    seen = {str(network.activated.name): np.zeros(histogram.BINS, np.int64) for network in networks}
-    calibration = model.statistics.calibration
-    tokenizer = load_tokenizer(model.dense.directory)
-    windows = token_windows(model.text, tokenizer, tokens=calibration.tokens, window=calibration.window)
-    pieces = hidden_states_on(model.dense, list(seen), windows, "calibrating gates", threads=model.threads)
-    for piece in pieces:
-        for name, activated in piece.items():
-            seen[name] += histogram.bin_counts(np.abs(activated))
-    return seen
+    weights = {str(network.activated.name): np.float32(1) for network in networks}
+    return weighted_magnitudes(
+        model.dense, weights, model.calibration_windows, "calibrating gates", threads=model.threads
+    )

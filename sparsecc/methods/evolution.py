@@ -56,7 +56,7 @@ def evolved(
     ``population`` of parents and children are the next parents. Children take each layer from one of two parents. A
     mutation changes all projections of one kind, of one layer, or one projection.
     """
-    sizes = np.array([projection.channels * projection.outputs for projection in projections], np.float64)
+    sizes = np.array([projection.weight_count for projection in projections], np.float64)
     layers = np.array([projection.layer for projection in projections])
     groups = _groups(projections)
 

@@ -22,7 +22,6 @@ def ffn_threshold(model: CalibratedModel, sparsity: float) -> Recipe:
     share = skipped_share("ffn-threshold", sparsity, model.projections, feed_forward)
     entries = []
     for projection in model.projections:
-        magnitudes = model.statistics.hidden_states[str(projection.input.name)].magnitudes
         wanted = share if projection in feed_forward else 0.0
-        entries.append(calibrated_threshold(projection, "ffn-threshold", wanted, magnitudes))
+        entries.append(calibrated_threshold(projection, "ffn-threshold", wanted, model.magnitudes(projection)))
     return Recipe("ffn-threshold", sparsity, tuple(entries), model.statistics.calibration)

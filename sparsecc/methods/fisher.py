@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from sparsecc import histogram
 from sparsecc.artifact import Artifact
 from sparsecc.hidden_state_gradients import hidden_state_gradients
-from sparsecc.hidden_states import hidden_states_on
+from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
-from sparsecc.text import TokenWindows, load_tokenizer, token_windows
+from sparsecc.text import TokenWindows
 
 GRADIENT_TOKENS = 8_192
 """How much of the text is differentiated: as much as 32,768 tokens, to the fourth digit of the divergence."""
@@ -36,7 +37,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     Raises:
         SparseccError: the model cannot be differentiated.
     """
-    windows = calibration_windows(model)
+    windows = model.calibration_windows
     return Recipe(
         "fisher",
         sparsity,
@@ -57,9 +58,11 @@ def thresholded(
     """An entry for every projection of a dense model, by what :func:`fisher` says of its hidden states."""
     outputs = outputs_behind(projections)
     if sparsity == 0:
-        return tuple(_entry(projection, method, 0.0, np.zeros(1, np.float32), 0.0) for projection in projections)
+        return tuple(
+            projection_entry(projection, method, 0.0, 0.0, np.zeros(1, np.float32)) for projection in projections
+        )
     importance = _importance(dense, outputs, windows)
-    scores = _score_histograms(dense, importance, windows, threads=threads)
+    scores = weighted_magnitudes(dense, importance, windows, "scoring", threads=threads)
     by_weights = np.sum([outputs[name] * counts for name, counts in scores.items()], axis=0)
     level = histogram.quantile(by_weights, sparsity)
     entries = []
@@ -68,29 +71,8 @@ def thresholded(
         with np.errstate(divide="ignore"):  # what nothing depends on is never kept
             threshold = (level / importance[name]).astype(np.float32)
         skipped = histogram.share_below(scores[name], level)
-        entries.append(_entry(projection, method, sparsity, threshold, skipped))
+        entries.append(projection_entry(projection, method, sparsity, skipped, threshold))
     return tuple(entries)
-
-
-def _entry(
-    projection: Projection, method: str, sparsity: float, threshold: Array, calibrated_sparsity: float
-) -> ProjectionRecipe:
-    return ProjectionRecipe(
-        name=projection.name,
-        layer=projection.layer,
-        kind=projection.kind,
-        method=method,
-        target_sparsity=sparsity,
-        calibrated_sparsity=calibrated_sparsity,
-        threshold=threshold,
-    )
-
-
-def calibration_windows(model: CalibratedModel) -> TokenWindows:
-    """The text as statistics were gathered on it: as many tokens, in windows as long."""
-    calibration = model.statistics.calibration
-    tokenizer = load_tokenizer(model.dense.directory)
-    return token_windows(model.text, tokenizer, tokens=calibration.tokens, window=calibration.window)
 
 
 def outputs_behind(projections: Sequence[Projection]) -> dict[str, int]:
@@ -110,14 +92,3 @@ def _importance(dense: Artifact, outputs: Mapping[str, int], windows: TokenWindo
         for name, (_, gradient) in observed.items():
             squares[name] = squares[name] + gradient.double().square().sum(0).cpu().numpy()
     return {name: np.sqrt(squares[name] / (some.tokens * outputs[name])).astype(np.float32) for name in outputs}
-
-
-def _score_histograms(
-    dense: Artifact, importance: Mapping[str, Array], windows: TokenWindows, *, threads: int
-) -> dict[str, NDArray[np.int64]]:
-    """For each hidden state the histogram of abs(x_k) * sqrt(F_k / N), int64 [histogram.BINS]."""
-    counts = {name: np.zeros(histogram.BINS, np.int64) for name in importance}
-    for piece in hidden_states_on(dense, list(importance), windows, "scoring", threads=threads):
-        for name, hidden in piece.items():
-            counts[name] += histogram.bin_counts(np.abs(hidden) * importance[name])
-    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,15 +10,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.errors import SparseccError
-from sparsecc.initializers import float32_copy
 from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.model_file import load_model
 from sparsecc.passes import value_heads
 from sparsecc.projections import Projection
 from sparsecc.quantization.input_covariance import input_covariances
 from sparsecc.recipe import ProjectionRecipe, Recipe, Rotations
 from sparsecc.residual_stream import ResidualStream, UnknownResidualStreamError, find_residual_stream
-from sparsecc.text import load_tokenizer, token_windows
 
 ROTATION_TOKENS = 16_384
 """How much of the text the bases are computed from."""
@@ -44,9 +44,8 @@ def larosa(model: CalibratedModel, sparsity: float) -> Recipe:
         stream = find_residual_stream(graph)
     except UnknownResidualStreamError as error:
         raise SparseccError(f"larosa does not fit this model: {error}; choose another method") from error
-    layers = sum(norm.layer is not None for norm in stream.norms) // 2
-    adapters = (layers - 1) * stream.width**2
-    skipped = sparsity + adapters / sum(entry.channels * entry.outputs for entry in model.projections)
+    adapters = (stream.layers - 1) * stream.width**2
+    skipped = sparsity + adapters / sum(entry.weight_count for entry in model.projections)
     if skipped >= 1:
         raise SparseccError(
             f"larosa cannot skip {sparsity:.0%} of this model's weights: its residual adapters are "
@@ -61,32 +60,21 @@ def _entries(model: CalibratedModel, sparsity: float, skipped: float) -> tuple[P
     entries = []
     for projection in model.projections:
         kept = projection.channels - round(skipped * projection.channels)
-        entries.append(
-            ProjectionRecipe(
-                name=projection.name,
-                layer=projection.layer,
-                kind=projection.kind,
-                method="larosa",
-                target_sparsity=sparsity,
-                calibrated_sparsity=1 - kept / projection.channels,
-                threshold=np.zeros(1, np.float32),
-                kept=kept,
-            )
+        entry = projection_entry(
+            projection, "larosa", sparsity, 1 - kept / projection.channels, np.zeros(1, np.float32)
         )
+        entries.append(dataclasses.replace(entry, kept=kept))
     return tuple(entries)
 
 
 def _rotations(model: CalibratedModel, graph: ir.Graph, stream: ResidualStream) -> Rotations:
-    gains = {str(norm.node.outputs[0].name): _gain(norm.node.inputs[norm.gain]) for norm in stream.norms}
+    gains = stream.gains
     attended = _attended(model.projections) if value_heads(graph) else {}
     channels = {str(entry.input.name): entry.channels for entry in model.projections}
     layer_of = {str(entry.input.name): entry.layer for entry in model.projections}
     wanted = {name: count for name, count in channels.items() if name in gains or name in attended}
-    windows = token_windows(
-        model.text, load_tokenizer(model.dense.directory), tokens=ROTATION_TOKENS, window=model.dense.window
-    )
-    layers = 1 + max(layer_of.values())
-    of_stream = [np.zeros((stream.width, stream.width)) for _ in range(layers)]
+    windows = model.windows(ROTATION_TOKENS, model.dense.window)
+    of_stream = [np.zeros((stream.width, stream.width)) for _ in range(stream.layers)]
     heads: dict[int, Array] = {}
     for name, covariance in input_covariances(model.dense, wanted, windows, threads=model.threads):
         if name in gains:
@@ -116,12 +104,6 @@ def _without_gain(covariance: Array, gain: Array) -> NDArray[np.float64]:
     inverse = np.divide(1.0, gain, out=np.zeros(gain.shape), where=gain != 0)
     without_gain: NDArray[np.float64] = covariance * np.outer(inverse, inverse)
     return without_gain
-
-
-def _gain(value: ir.Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    return float32_copy(value.const_value)
 
 
 def _attended(projections: Sequence[Projection]) -> Mapping[str, int]:

@@ -10,10 +10,6 @@ from sparsecc.projections import Projection
 FEED_FORWARD_KINDS = {"gate", "up", "gate_up", "down"}
 
 
-def weight_count(projection: Projection) -> int:
-    return projection.channels * projection.outputs
-
-
 def skipped_share(
     method: str, sparsity: float, projections: Sequence[Projection], skippable: Sequence[Projection]
 ) -> float:
@@ -22,8 +18,8 @@ def skipped_share(
     Raises:
         SparseccError: they have too few weights.
     """
-    total = sum(map(weight_count, projections))
-    available = sum(map(weight_count, skippable))
+    total = sum(projection.weight_count for projection in projections)
+    available = sum(projection.weight_count for projection in skippable)
     if sparsity * total >= available:
         raise SparseccError(
             f"method {method} can skip {available / total:.1%} of this model's projection weights at most, and "

@@ -17,7 +17,6 @@ from sparsecc.methods.wina import norm_weighted_threshold
 from sparsecc.projections import Projection
 from sparsecc.quantization.finite_weight import weight_array
 from sparsecc.recipe import ProjectionRecipe, Recipe
-from sparsecc.text import load_tokenizer, token_windows
 from sparsecc.threshold_session import ThresholdSession
 
 SEED = 0
@@ -57,7 +56,7 @@ def r_sparse_of_rank(model: CalibratedModel, sparsity: float, rank: int) -> Reci
     """
     _check_rank(model, sparsity, rank)
     extra = sum(rank * (entry.channels + entry.outputs) for entry in model.projections)
-    skipped = sparsity + extra / sum(entry.channels * entry.outputs for entry in model.projections)
+    skipped = sparsity + extra / sum(entry.weight_count for entry in model.projections)
     if sparsity == 0 or rank == 0:
         return _recipe(model, sparsity, "r-sparse", dict.fromkeys(_names(model), sparsity), {})
     ranks = dict.fromkeys(_names(model), rank)
@@ -73,7 +72,7 @@ def searched(model: CalibratedModel, sparsity: float, method: str, directions: D
     branches = {projection.name: rows for projection, rows in directions(model, sparsity, limits)}
     dense = model.dense
     window = min(dense.window, search.tokens)
-    windows = token_windows(model.text, load_tokenizer(dense.directory), tokens=search.tokens, window=window)
+    windows = model.windows(search.tokens, window)
     session = ThresholdSession(dense, windows, branches=branches, threads=model.threads)
 
     def loss(candidate: Candidate) -> float:
@@ -102,7 +101,7 @@ def directions_of_dropped(model: CalibratedModel, sparsity: float, ranks: Mappin
         for entry in _entries(model, "r-sparse-whitened", dict.fromkeys(_names(model), sparsity))
     }
     dense = model.dense
-    windows = token_windows(model.text, load_tokenizer(dense.directory), tokens=COVARIANCE_TOKENS, window=dense.window)
+    windows = model.windows(COVARIANCE_TOKENS, dense.window)
     for projection, covariance in dropped_covariances(
         dense, model.projections, thresholds, windows, threads=model.threads
     ):
@@ -116,7 +115,7 @@ def _names(model: CalibratedModel) -> list[str]:
 
 def _largest_rank(projection: Projection, budget: float) -> int:
     """Of the largest branch that is tried."""
-    size = projection.channels * projection.outputs
+    size = projection.weight_count
     rank = int(LARGEST_BRANCH * budget * size / (projection.channels + projection.outputs))
     return min(rank, projection.channels, projection.outputs)
 
@@ -162,7 +161,7 @@ def _check_rank(model: CalibratedModel, sparsity: float, rank: int) -> None:
             f"choose a rank from 0 to {largest}"
         )
     sides = sum(entry.channels + entry.outputs for entry in model.projections)
-    size = sum(entry.channels * entry.outputs for entry in model.projections)
+    size = sum(entry.weight_count for entry in model.projections)
     affordable = int((LARGEST_SPARSITY - sparsity) * size / sides)
     if rank > affordable:
         raise SparseccError(

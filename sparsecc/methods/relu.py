@@ -7,7 +7,6 @@ import dataclasses
 from sparsecc.errors import SparseccError
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
-from sparsecc.methods.model_budget import weight_count
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
 
@@ -29,10 +28,10 @@ def relu(model: CalibratedModel, sparsity: float) -> Recipe:
     if not any(map(_reads_relu, model.projections)):
         raise SparseccError("method relu needs a model whose feed-forward networks have ReLU; use teal or cats")
     zeros = {projection.name: _zero_share(model, projection) for projection in model.projections}
-    total = sum(map(weight_count, model.projections))
+    total = sum(projection.weight_count for projection in model.projections)
 
     def skipped(share: float) -> float:
-        return sum(weight_count(projection) * max(share, zeros[projection.name]) for projection in model.projections)
+        return sum(projection.weight_count * max(share, zeros[projection.name]) for projection in model.projections)
 
     low, high = 0.0, 1.0 if skipped(0.0) < sparsity * total else 0.0
     for _ in range(_STEPS):
@@ -49,12 +48,12 @@ def _reads_relu(projection: Projection) -> bool:
 
 def _zero_share(model: CalibratedModel, projection: Projection) -> float:
     """The share of calibrated entries that are 0, or so near that float32 products of them are."""
-    magnitudes = model.statistics.hidden_states[str(projection.input.name)].magnitudes
+    magnitudes = model.magnitudes(projection)
     return float(magnitudes[0] / magnitudes.sum())
 
 
 def _entry(model: CalibratedModel, projection: Projection, share: float, zeros: float) -> ProjectionRecipe:
-    magnitudes = model.statistics.hidden_states[str(projection.input.name)].magnitudes
+    magnitudes = model.magnitudes(projection)
     if share > zeros:
         return calibrated_threshold(projection, "relu", share, magnitudes)
     entry = calibrated_threshold(projection, "relu", 0.0, magnitudes)

@@ -6,18 +6,14 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sparsecc.calibration import require_projections
 from sparsecc.errors import SparseccError
-from sparsecc.initializers import float32_copy
 from sparsecc.methods.calibrated_model import CalibratedModel
-from sparsecc.methods.fisher import calibration_windows, outputs_behind, thresholded
+from sparsecc.methods.fisher import outputs_behind, thresholded
 from sparsecc.model_file import load_model
 from sparsecc.recipe import Recipe, Rotations
 from sparsecc.residual_rotation import learn_rotation, observe_stream
-from sparsecc.residual_stream import ResidualStream, UnknownResidualStreamError, find_residual_stream
+from sparsecc.residual_stream import UnknownResidualStreamError, find_residual_stream
 from sparsecc.restructuring import restructured
 
 ROTATION_TOKENS = 8_192
@@ -40,28 +36,18 @@ def rotated_fisher(model: CalibratedModel, sparsity: float) -> Recipe:
         stream = find_residual_stream(load_model(model.dense.model_path).graph)
     except UnknownResidualStreamError as error:
         raise SparseccError(f"{_NAME} does not fit this model: {error}; use the method fisher") from error
-    windows = calibration_windows(model)
+    windows = model.calibration_windows
     if sparsity == 0:
         entries = thresholded(model.dense, model.projections, windows, sparsity, _NAME)
         return Recipe(_NAME, sparsity, entries, model.statistics.calibration)
-    gains = _gains(stream)
     outputs = outputs_behind(model.projections)
-    observed = observe_stream(model.dense, gains, outputs, windows.last(max(1, ROTATION_TOKENS // windows.window)))
+    observed = observe_stream(
+        model.dense, stream.gains, outputs, windows.last(max(1, ROTATION_TOKENS // windows.window))
+    )
     basis = learn_rotation(observed, sparsity)
-    layers = 1 + max(norm.layer for norm in stream.norms if norm.layer is not None)
-    recipe = Recipe(_NAME, sparsity, (), model.statistics.calibration, rotations=Rotations((basis,) * layers))
+    recipe = Recipe(_NAME, sparsity, (), model.statistics.calibration, rotations=Rotations((basis,) * stream.layers))
     with tempfile.TemporaryDirectory(prefix="sparsecc-rotated-", dir=model.scratch) as scratch:
         rotated = restructured(model.dense, recipe, Path(scratch))
         projections = require_projections(load_model(rotated.model_path), rotated.model_path)
         entries = thresholded(rotated, projections, windows, sparsity, _NAME, threads=model.threads)
     return dataclasses.replace(recipe, projections=entries)
-
-
-def _gains(stream: ResidualStream) -> dict[str, NDArray[np.float32]]:
-    """The gain, float32 [D], of each norm before projections, by the name of what the norm computes."""
-    gains = {}
-    for norm in stream.norms:
-        gain = norm.node.inputs[norm.gain]
-        if norm.layer is not None and gain is not None and gain.const_value is not None:
-            gains[str(norm.node.outputs[0].name)] = float32_copy(gain.const_value)
-    return gains

@@ -11,6 +11,5 @@ def teal(model: CalibratedModel, sparsity: float) -> Recipe:
     """Keep channel k where abs(x_k) >= t, with t the ``sparsity`` quantile of a hidden state (equation 3)."""
     entries = []
     for projection in model.projections:
-        magnitudes = model.statistics.hidden_states[str(projection.input.name)].magnitudes
-        entries.append(calibrated_threshold(projection, "teal", sparsity, magnitudes))
+        entries.append(calibrated_threshold(projection, "teal", sparsity, model.magnitudes(projection)))
     return Recipe("teal", sparsity, tuple(entries), model.statistics.calibration)

@@ -44,13 +44,12 @@ def _allocate(model: CalibratedModel, block: BlockSession, sparsity: float) -> l
     def error(levels: Sequence[float]) -> float:
         return block.error({entry.name: entry.threshold for entry in entries_at(levels)})
 
-    weights = [projection.channels * projection.outputs for projection in block.projections]
+    weights = [projection.weight_count for projection in block.projections]
     return entries_at(greedy_levels(weights, sparsity, error))
 
 
 def _entry(model: CalibratedModel, projection: Projection, level: float) -> ProjectionRecipe:
-    magnitudes = model.statistics.hidden_states[str(projection.input.name)].magnitudes
-    return calibrated_threshold(projection, "teal-greedy", level, magnitudes)
+    return calibrated_threshold(projection, "teal-greedy", level, model.magnitudes(projection))
 
 
 def greedy_levels(

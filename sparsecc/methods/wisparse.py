@@ -26,7 +26,7 @@ from sparsecc.progress import track
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
 from sparsecc.session import PIECE_TOKENS
-from sparsecc.text import TokenWindows, load_tokenizer, token_windows
+from sparsecc.text import TokenWindows
 from sparsecc.threshold_session import ThresholdSession
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -142,7 +142,7 @@ def _shares_of_blocks(
         ]
         return session.evaluate({each.name: each.threshold for each in entries}).kl_divergence or 0.0
 
-    sizes = [sum(projection.channels * projection.outputs for projection in members) for members in blocks]
+    sizes = [sum(projection.weight_count for projection in members) for members in blocks]
     return evolved_shares(sizes, sparsity, divergence, generations=GENERATIONS, children=CHILDREN)
 
 
@@ -162,7 +162,7 @@ def _allocated(
     def error(levels: Sequence[float]) -> float:
         return block.error({each.name: each.threshold for each in entries_at(levels)})
 
-    weights = [projection.channels * projection.outputs for projection in block.projections]
+    weights = [projection.weight_count for projection in block.projections]
     return entries_at(greedy_levels(weights, share, error))
 
 
@@ -192,5 +192,4 @@ def _scored(model: CalibratedModel) -> dict[str, _Scored]:
 
 
 def _windows(model: CalibratedModel, tokens: int) -> TokenWindows:
-    window = min(PIECE_TOKENS, tokens, model.dense.window)
-    return token_windows(model.text, load_tokenizer(model.dense.directory), tokens=tokens, window=window)
+    return model.windows(tokens, min(PIECE_TOKENS, tokens, model.dense.window))
