@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -79,19 +79,34 @@ def evaluate(
     """
     for model in filter(None, (artifact, reference)):
         require_context(model, windows)
-    measured = MeasuredModel(artifact, threads, device)
     compared = MeasuredModel(reference, threads, device) if reference else None
+    return measure(MeasuredModel(artifact, threads, device), windows, compared)
+
+
+class Predictor(Protocol):
+    """What predicts the next token at every place of a window."""
+
+    def logits(self, window: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """The logits float32 [T, vocabulary] of a window int64 [tokens], in pieces of ``PIECE_TOKENS``."""
+
+
+def measure(measured: MeasuredModel, windows: TokenWindows, reference: Predictor | None) -> Evaluation:
+    """As :func:`evaluate`, of a loaded model that nothing was run on yet, beside a loaded reference.
+
+    Raises:
+        SparseccError: the models have different vocabularies, or the perplexity or divergence is not finite.
+    """
     scores = TokenScores()
     for window in track(windows.ids, "evaluating", len(windows.ids)):
         targets = window[1:]
-        expected = compared.logits(window) if compared else None
+        expected = reference.logits(window) if reference else None
         for logits in measured.logits(window):
             expected_logits = next(expected) if expected else None
             if expected_logits is not None and expected_logits.shape != logits.shape:
-                raise SparseccError(f"{artifact.directory} and its reference have different vocabularies")
+                raise SparseccError(f"{measured.directory} and its reference have different vocabularies")
             scores.add(logits, targets[: len(logits)], expected_logits)
             targets = targets[len(logits) :]
-    return evaluation(scores, measured.traffic(windows.tokens), windows, artifact.directory, reference is not None)
+    return evaluation(scores, measured.traffic(windows.tokens), windows, measured.directory, reference is not None)
 
 
 def evaluation(
@@ -152,8 +167,12 @@ class MeasuredModel:
         self._active = np.zeros(len(self._counts), np.int64)
         self._session = _open(model, artifact, threads, device)
 
+    @property
+    def directory(self) -> Path:
+        return self._artifact.directory
+
     def logits(self, window: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """The logits float32 [T, vocabulary] of a window int64 [tokens], piece by piece."""
+        """The logits float32 [T, vocabulary] of a window int64 [tokens], in pieces of ``PIECE_TOKENS``."""
         outputs = [self._artifact.logits_name, *self._counts.values()]
         for logits, *counts in run_prompt(self._session, window, outputs, **self._artifact.cache_shape):
             self._active += np.array(counts, np.int64)
