@@ -18,7 +18,8 @@ STEPS = 200
 LEARNING_RATE = 1e-2
 ROWS_PER_STEP = 256
 """Tokens of each hidden state that a step sees."""
-SAMPLED_TOKENS = 4_096
+SAMPLED_BYTES = 4 << 30
+"""How much memory the observed tokens may take: all 16,384 of a model of width 768 with 12 layers."""
 _STEPS_BETWEEN_LEVELS = 20
 
 
@@ -40,7 +41,7 @@ class ObservedStream:
 def observe_stream(
     dense: Artifact, gains: Mapping[str, NDArray[np.float32]], outputs: Mapping[str, int], windows: TokenWindows
 ) -> list[ObservedStream]:
-    """Sample the hidden states that norms with the given gains compute, and their gradients.
+    """Sample the hidden states that norms with the given gains compute, and their gradients, in ``SAMPLED_BYTES``.
 
     ``gains`` has float32 [D] for the name of each hidden state, ``outputs`` how many outputs read it.
 
@@ -48,7 +49,8 @@ def observe_stream(
         SparseccError: the model cannot be differentiated.
     """
     rows = torch.Generator().manual_seed(0)
-    per_window = -(-SAMPLED_TOKENS // len(windows.ids))
+    bytes_per_token = sum(2 * gain.nbytes for gain in gains.values())
+    per_window = max(1, SAMPLED_BYTES // bytes_per_token // len(windows.ids))
     samples: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in gains}
     for observed in hidden_state_gradients(dense, list(gains), windows):
         chosen = torch.randperm(windows.window, generator=rows)[:per_window]

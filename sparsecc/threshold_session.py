@@ -113,6 +113,22 @@ class ThresholdSession:
             traffic = self._weights.of(dict(zip(names, rows, strict=True)))
             yield evaluation(scores, traffic, seen, self._dense.directory, has_reference=True)
 
+    def idle_shares(self, thresholds: Thresholds) -> dict[str, float]:
+        """For each projection the share of its input channels that thresholds keep a token from reading, on average.
+
+        Raises:
+            ValueError: as :meth:`evaluate`.
+        """
+        settings = self._settings(thresholds) | self._masks({})
+        active = np.zeros(len(self._counts), np.int64)
+        for window in self._windows.ids:
+            for _, counts in self._run(window, settings):
+                active += counts
+        return {
+            projection.name: 1 - float(count) / (projection.channels * self._windows.tokens)
+            for projection, count in zip(self.projections, active, strict=True)
+        }
+
     def _settings(self, thresholds: Thresholds) -> dict[str, NDArray[np.float32]]:
         channels = {projection.name: projection.channels for projection in self.projections}
         for name, threshold in thresholds.items():

@@ -1,4 +1,4 @@
-"""Thresholds by Fisher information on the trained model, against their formula in float64."""
+"""Thresholds by Fisher information on the trained model, against their formula in float64, and their budget."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sparsecc.calibration import require_projections
+from sparsecc.compilation import write_sparse_artifact
+from sparsecc.evaluation import evaluate
 from sparsecc.hidden_state_gradients import hidden_state_gradients
-from sparsecc.hidden_states import hidden_states_on
 from sparsecc.methods import METHODS, CalibratedModel
 from sparsecc.methods.fisher import outputs_behind
 from sparsecc.model_file import load_model
@@ -34,6 +35,11 @@ def model(dense, statistics):
     )
 
 
+@pytest.fixture(scope="module")
+def recipe(model):
+    return METHODS["fisher"](model, SPARSITY)
+
+
 def test_gradients_are_those_of_transformers(dense, checkpoint, windows):
     """The loss depends on what is drawn, so what is drawn here is drawn as there: by the same generator."""
     hidden = "/model/layers.5/post_attention_layernorm/output_0"
@@ -53,31 +59,28 @@ def test_gradients_are_those_of_transformers(dense, checkpoint, windows):
     np.testing.assert_allclose(observed[hidden][1], gradient[0], atol=1e-3 * gradient.abs().max().item())
 
 
-def test_one_level_of_divergence_per_weight_decides_everywhere(model, windows):
-    recipe = METHODS["fisher"](model, SPARSITY)
+def test_one_level_of_divergence_per_weight_decides_everywhere(recipe, model, windows):
     outputs = outputs_behind(model.projections)
     names = list(outputs)
     fisher = dict.fromkeys(names, 0.0)
     for observed in hidden_state_gradients(model.dense, names, windows):
         for name in names:
             fisher[name] = fisher[name] + observed[name][1].double().square().sum(0).numpy() / TOKENS
-    pieces = list(hidden_states_on(model.dense, names, windows, "reading", threads=2))
-    squares = {name: np.concatenate([piece[name] for piece in pieces]).astype(np.float64) ** 2 for name in names}
-    ratios = {name: squares[name] * fisher[name] / outputs[name] for name in names}
-    level = weighted_quantile(ratios, outputs, SPARSITY)
+    levels = {}
     for entry, projection in zip(recipe.projections, model.projections, strict=True):
         name = str(projection.input.name)
-        np.testing.assert_allclose(
-            entry.threshold, np.sqrt(level * outputs[name] / fisher[name]), rtol=2e-3, err_msg=entry.name
-        )
-        assert entry.calibrated_sparsity == pytest.approx(np.mean(ratios[name] < level), abs=2e-3)
+        levels[entry.name] = entry.threshold.astype(np.float64) ** 2 * fisher[name] / outputs[name]
+    level = levels[recipe.projections[0].name][0]
+    for name, found in levels.items():
+        np.testing.assert_allclose(found, level, rtol=2e-3, err_msg=name)
 
 
-def weighted_quantile(values, weights, share):
-    pooled = np.concatenate([values[name].ravel() for name in values])
-    counts = np.concatenate([np.full(values[name].size, weights[name]) for name in values])
-    order = np.argsort(pooled)
-    return pooled[order][np.searchsorted(np.cumsum(counts[order]), share * counts.sum())]
+def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, model, windows, tmp_path):
+    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows, threads=2)
+    assert seen.sparsity == pytest.approx(SPARSITY, abs=2e-3)
+    weights = [projection.weight_count for projection in model.projections]
+    calibrated = np.average([entry.calibrated_sparsity for entry in recipe.projections], weights=weights)
+    assert calibrated == pytest.approx(seen.sparsity, abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["fisher", "rotated-fisher"])

@@ -5,6 +5,7 @@ To add one: write a module with a function of the signature of :func:`sparsecc.m
 
 from collections.abc import Callable
 
+from sparsecc.methods.best import best
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.cats import cats
 from sparsecc.methods.ffn_threshold import ffn_threshold
@@ -24,6 +25,7 @@ Method = Callable[[CalibratedModel, float], Recipe]
 __all__ = ["METHODS", "CalibratedModel", "Method"]
 
 METHODS: dict[str, Method] = {
+    "best": best,
     "teal": teal,
     "teal-greedy": teal_greedy,
     "wina": wina,

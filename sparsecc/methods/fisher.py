@@ -13,12 +13,18 @@ from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.projection_entry import projection_entry
+from sparsecc.progress import track
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
 from sparsecc.text import TokenWindows
+from sparsecc.threshold_session import ThresholdSession
 
 GRADIENT_TOKENS = 8_192
 """How much of the text is differentiated: as much as 32,768 tokens, to the fourth digit of the divergence."""
+BUDGET_TOKENS = 8_192
+"""How much of the text the thresholded model is run on, to see what it skips."""
+_BUDGET_ROUNDS = 3
+"""Each leaves about a twentieth of what was missing before."""
 
 Array = NDArray[np.float32]
 
@@ -30,9 +36,13 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     what it predicts with respect to x_k (see :mod:`sparsecc.hidden_state_gradients`), and spares N weights, the outputs
     of all projections that read the hidden state. So the least divergence for a given number of weights is what one
     level of their ratio gives, and it decides how sparse every layer and every kind of projection becomes. This is what
-    optimal brain damage (LeCun et al., 1989) asks of a weight, asked of an activation. The level is the ``sparsity``
-    quantile over all weights of the model and all tokens; it is folded into a threshold per channel,
-    T_k = sqrt(level * N / F_k). Projections that read one hidden state share it, hence one pass over wide rows.
+    optimal brain damage (LeCun et al., 1989) asks of a weight, asked of an activation. The level is a quantile over all
+    weights of the model and all tokens; it is folded into a threshold per channel, T_k = sqrt(level * N / F_k).
+    Projections that read one hidden state share it, hence one pass over wide rows.
+
+    What is zeroed leaves noise in later hidden states, of which less is small then: the ``sparsity`` quantile of the
+    dense model would skip up to two percent of the weights too few. So the thresholded model is run, and the quantile
+    raised by what was missing until the model skips ``sparsity`` of its weights.
 
     Raises:
         SparseccError: the model cannot be differentiated.
@@ -64,15 +74,29 @@ def thresholded(
     importance = _importance(dense, outputs, windows)
     scores = weighted_magnitudes(dense, importance, windows, "scoring", threads=threads)
     by_weights = np.sum([outputs[name] * counts for name, counts in scores.items()], axis=0)
-    level = histogram.quantile(by_weights, sparsity)
-    entries = []
-    for projection in projections:
-        name = str(projection.input.name)
-        with np.errstate(divide="ignore"):  # what nothing depends on is never kept
-            threshold = (level / importance[name]).astype(np.float32)
-        skipped = histogram.share_below(scores[name], level)
-        entries.append(projection_entry(projection, method, sparsity, skipped, threshold))
-    return tuple(entries)
+    session = ThresholdSession(dense, windows.first(max(1, BUDGET_TOKENS // windows.window)), threads=threads)
+    share = sparsity
+    for _ in track(range(_BUDGET_ROUNDS), "meeting the budget", _BUDGET_ROUNDS):
+        thresholds = _thresholds(histogram.quantile(by_weights, share), importance, projections)
+        skipped = session.idle_shares(thresholds)
+        missing = sparsity - _share_of_weights(projections, skipped)
+        share = min(share + missing, (1 + share) / 2)
+    return tuple(
+        projection_entry(projection, method, sparsity, skipped[projection.name], thresholds[projection.name])
+        for projection in projections
+    )
+
+
+def _thresholds(level: float, importance: Mapping[str, Array], projections: Sequence[Projection]) -> dict[str, Array]:
+    with np.errstate(divide="ignore"):  # what nothing depends on is never kept
+        by_hidden_state = {name: (level / weights).astype(np.float32) for name, weights in importance.items()}
+    return {projection.name: by_hidden_state[str(projection.input.name)] for projection in projections}
+
+
+def _share_of_weights(projections: Sequence[Projection], shares: Mapping[str, float]) -> float:
+    """The mean of shares by projection, each as often as it has weights."""
+    weights = [projection.weight_count for projection in projections]
+    return float(np.average([shares[projection.name] for projection in projections], weights=weights))
 
 
 def outputs_behind(projections: Sequence[Projection]) -> dict[str, int]:

@@ -16,8 +16,8 @@ from sparsecc.residual_rotation import learn_rotation, observe_stream
 from sparsecc.residual_stream import UnknownResidualStreamError, find_residual_stream
 from sparsecc.restructuring import restructured
 
-ROTATION_TOKENS = 8_192
-"""How much of the text the basis is learned on."""
+ROTATION_TOKENS = 16_384
+"""How much of the text the basis is learned on; with half as many, books-16m at 50 % loses a fifth more."""
 _NAME = "rotated-fisher"
 
 

@@ -11,6 +11,7 @@ takes hours on two cores.
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import tempfile
@@ -27,14 +28,15 @@ from sparsecc.dense_export import export
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import MeasuredModel, measure
 from sparsecc.methods import METHODS
-from sparsecc.model_file import model_sha256
 from sparsecc.speed_plot import save_figure
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, shipped_text, token_windows
 
 SPARSITIES = (0.25, 0.4, 0.5, 0.6, 0.7)
+MEASURED_FIRST = 0.5
 FRONTIER_METHODS = ("teal", "rotated-fisher")
 """What is also stored in int8 and int4."""
 DENSE = "dense"
+COMPARED = tuple(method for method in METHODS if method != "best")
 
 
 def main():
@@ -42,7 +44,7 @@ def main():
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--corpus", type=Path, metavar="FOLDER")
-    parser.add_argument("--only", nargs="+", choices=(DENSE, *METHODS), metavar="METHOD")
+    parser.add_argument("--only", nargs="+", choices=(DENSE, *COMPARED), metavar="METHOD")
     parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--draw", action="store_true", help="only draw what OUT.json holds")
@@ -59,6 +61,7 @@ def main():
 class Setting:
     """What all points of a model share."""
 
+    checkpoint_sha256: str
     dense: Artifact
     statistics: Statistics
     calibration: Path
@@ -88,7 +91,7 @@ def measure_model(checkpoint, points, book, arguments):
         for method, sparsity, weights in wanted_points(arguments.only):
             key = {
                 "model": checkpoint.name,
-                "model_sha256": model_sha256(setting.dense.model_path),
+                "checkpoint_sha256": setting.checkpoint_sha256,
                 "text_sha256": setting.windows.text_sha256,
                 "tokens": setting.windows.tokens,
                 "method": method,
@@ -119,12 +122,16 @@ def setting_of(checkpoint, folder, arguments):
     )
     statistics = calibrate_once(dense, calibrated, threads=arguments.threads)
     reference = RememberedLogits(MeasuredModel(dense, arguments.threads))
-    return Setting(dense, statistics, calibration, tested, reference, folder, arguments.threads)
+    weights_sha256 = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(checkpoint.glob("*.safetensors"))))
+    return Setting(
+        weights_sha256.hexdigest(), dense, statistics, calibration, tested, reference, folder, arguments.threads
+    )
 
 
 def wanted_points(only):
     """Method, sparsity and storage: the whole board in fp32 first, then the frontier with integers."""
-    board = [(DENSE, 0.0, "fp32"), *((m, s, "fp32") for s, m in itertools.product(SPARSITIES, METHODS))]
+    sparsities = sorted(SPARSITIES, key=lambda sparsity: sparsity != MEASURED_FIRST)
+    board = [(DENSE, 0.0, "fp32"), *((m, s, "fp32") for s, m in itertools.product(sparsities, COMPARED))]
     frontier = [
         (DENSE, 0.0, "int8"),
         (DENSE, 0.0, "int4"),
@@ -165,8 +172,8 @@ def page(points, models, name):
         yield "Perplexity, and in brackets the share of projection bytes that was not read, in %.\n"
         yield "| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in SPARSITIES) + " |"
         yield "|---|" + "---|" * len(SPARSITIES)
-        for method in dict.fromkeys(key[0] for key in seen):
-            if method != DENSE:
+        for method in COMPARED:
+            if any(key[0] == method for key in seen):
                 yield f"| `{method}` | " + " | ".join(cell(seen.get((method, s, "fp32"))) for s in SPARSITIES) + " |"
         yield f"\n![Perplexity against bytes read per token]({name}-{model}.svg)\n"
         yield "| weights | method | target | MB per token | perplexity | KL to dense, nats | same top token |"
