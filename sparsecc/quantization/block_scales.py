@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from sparsecc.quantization.quantized_weight import BLOCK_SIZE, LARGEST_INTEGER, SMALLEST_INTEGER
 
 LARGEST_WEIGHT_BECOMES = {
+    2: np.array([-2.5, -2, -1.75, -1.5, -1.25, -1, 1, 1.25, 1.5], np.float32),
+    3: np.array([-4.5, -4, -3.75, -3.5, -3.25, -3, -2.5, 2.5, 3, 3.25, 3.5], np.float32),
     4: np.array([-8.5, -8, -7.5, -7, -6.5, -6, -5.5, 6, 6.5, 7, 7.5], np.float32),
     8: np.array([127], np.float32),
 }

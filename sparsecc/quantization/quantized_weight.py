@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 BLOCK_SIZE = 32
 """Consecutive weights of an input channel that share a scale."""
 
-SMALLEST_INTEGER = {4: -8, 8: -127}
-LARGEST_INTEGER = {4: 7, 8: 127}
+SMALLEST_INTEGER = {2: -2, 3: -4, 4: -8, 8: -127}
+LARGEST_INTEGER = {2: 1, 3: 3, 4: 7, 8: 127}
+"""By bits. Graphs store 4 and 8; 2 and 3 are what those are compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,7 @@ class QuantizedWeight:
     """W[k, n] = integers[k, n] * scales[k, n // BLOCK_SIZE].
 
     Attributes:
-        bits: 4 or 8; the integers lie in -8..7 or -127..127.
+        bits: what the integers could be stored in; they lie in SMALLEST_INTEGER[bits]..LARGEST_INTEGER[bits].
         integers: int8 [K, N].
         scales: float16 [K, ceil(N / BLOCK_SIZE)], of either sign.
     """

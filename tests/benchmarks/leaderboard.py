@@ -18,25 +18,30 @@ import tempfile
 import time
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import onnx_ir as ir
+from leaderboard_page import COMPARED, DENSE, SPARSITIES, draw
 
-from sparsecc.artifact import Artifact
+from sparsecc.artifact import Artifact, copy_companions, open_artifact
 from sparsecc.calibration import calibrate_once
 from sparsecc.calibration_statistics import Statistics
 from sparsecc.compilation import make_recipe, write_sparse_artifact
 from sparsecc.dense_export import export
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import MeasuredModel, measure
-from sparsecc.methods import METHODS
-from sparsecc.speed_plot import save_figure
+from sparsecc.model_file import load_model, save_model
+from sparsecc.projections import find_projections
+from sparsecc.quantization.finite_weight import weight_array
+from sparsecc.quantization.gptq import ErrorFeedback, gptq
+from sparsecc.quantization.input_covariance import input_covariances
+from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, shipped_text, token_windows
+from sparsecc.weight_storage import QUANTIZATION_TOKENS, storage_passes
 
-SPARSITIES = (0.25, 0.4, 0.5, 0.6, 0.7)
 MEASURED_FIRST = 0.5
 FRONTIER_METHODS = ("teal", "rotated-fisher")
 """What is also stored in int8 and int4."""
-DENSE = "dense"
-COMPARED = tuple(method for method in METHODS if method != "best")
+COARSER = {"int3": 3, "int2": 2}
+"""What dense models are also rounded to, to see whether fewer bits do what skipping does. No graph stores these."""
 
 
 def main():
@@ -102,7 +107,10 @@ def measure_model(checkpoint, points, book, arguments):
                 continue
             started = time.monotonic()
             try:
-                seen = one_point(setting, method, sparsity, weights)
+                if weights in COARSER:
+                    seen = coarser_point(setting, COARSER[weights])
+                else:
+                    seen = one_point(setting, method, sparsity, weights)
             except SparseccError as error:
                 seen = {"refused": str(error)}
             points.append(key | seen | {"seconds": round(time.monotonic() - started)})
@@ -135,6 +143,7 @@ def wanted_points(only):
     frontier = [
         (DENSE, 0.0, "int8"),
         (DENSE, 0.0, "int4"),
+        *((DENSE, 0.0, weights) for weights in COARSER),
         *itertools.product(FRONTIER_METHODS, SPARSITIES, ("int8", "int4")),
     ]
     return [point for point in (*board, *frontier) if only is None or point[0] in only]
@@ -152,82 +161,37 @@ def one_point(setting, method, sparsity, weights):
         return dataclasses.asdict(measure(MeasuredModel(artifact, threads), setting.windows, setting.reference))
 
 
-def draw(points, output):
-    models = list(dict.fromkeys(point["model"] for point in points))
-    output.with_suffix(".md").write_text("\n".join(page(points, models, output.name)), "utf-8")
-    for model in models:
-        save_figure(frontier(points, model), output.with_name(f"{output.name}-{model}.svg"))
+def coarser_point(setting, bits):
+    """The dense model with projections rounded to few bits by GPTQ, and head and embedding to 4 bits as in int4.
 
-
-def page(points, models, name):
-    yield "# Methods compared\n"
-    for model in models:
-        seen = {
-            (point["method"], point["target_sparsity"], point["weights"]): point
-            for point in points
-            if point["model"] == model
-        }
-        dense = seen[DENSE, 0.0, "fp32"]
-        yield f"## {model}\n\nDense: perplexity {dense['perplexity']:.3f} over {dense['tokens']:,} tokens.\n"
-        yield "Perplexity, and in brackets the share of projection bytes that was not read, in %.\n"
-        yield "| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in SPARSITIES) + " |"
-        yield "|---|" + "---|" * len(SPARSITIES)
-        for method in COMPARED:
-            if any(key[0] == method for key in seen):
-                yield f"| `{method}` | " + " | ".join(cell(seen.get((method, s, "fp32"))) for s in SPARSITIES) + " |"
-        yield f"\n![Perplexity against bytes read per token]({name}-{model}.svg)\n"
-        yield "| weights | method | target | MB per token | perplexity | KL to dense, nats | same top token |"
-        yield "|---|---|---|---|---|---|---|"
-        for (method, sparsity, weights), point in sorted(
-            seen.items(), key=lambda item: -item[1].get("bytes_per_token", 0)
-        ):
-            if "perplexity" in point:
-                yield (
-                    f"| {weights} | `{method}` | {sparsity:.0%} | {point['bytes_per_token'] / 1e6:.2f} | "
-                    f"{point['perplexity']:.3f} | {point['kl_divergence']:.4f} | {point['top1_agreement']:.1%} |"
-                )
-        yield ""
-
-
-def cell(point):
-    if point is None:
-        return "not measured"
-    if "refused" in point:
-        return "not possible"
-    return f"{point['perplexity']:.2f} ({100 * point['sparsity']:.1f})"
-
-
-def frontier(points, model):
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    lines = {}
-    for point in points:
-        if point["model"] == model and "perplexity" in point:
-            lines.setdefault((point["method"], point["weights"]), []).append(point)
-    dense = [point for (method, _), line in lines.items() if method == DENSE for point in line]
-    for (method, weights), line in lines.items():
-        if method == DENSE:
-            continue
-        shown = sorted([*line, *(point for point in dense if point["weights"] == weights)], key=bytes_of)
-        style = {"fp32": "-", "int8": "--", "int4": ":"}[weights]
-        axes.plot(
-            [bytes_of(p) for p in shown],
-            [p["perplexity"] for p in shown],
-            style,
-            marker=".",
-            label=f"{method}, {weights}",
-        )
-    axes.plot([bytes_of(p) for p in dense], [p["perplexity"] for p in dense], "k*", markersize=12, label="dense")
-    low = min(point["perplexity"] for point in dense)
-    axes.set(xscale="log", xlabel="MB of weights read per token", ylabel="perplexity", ylim=(0.98 * low, 1.6 * low))
-    axes.set_title(f"{model}: what reading fewer bytes costs")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
-    return figure
-
-
-def bytes_of(point):
-    return point["bytes_per_token"] / 1e6
+    Rounded weights are stored as float32 to be measured; bytes are counted as if they were stored in their bits, with
+    a float16 scale a block.
+    """
+    dense = setting.dense
+    model = load_model(dense.model_path)
+    projections = find_projections(model.graph)
+    windows = token_windows(
+        setting.calibration, load_tokenizer(dense.directory), tokens=QUANTIZATION_TOKENS, window=dense.window
+    )
+    channels = {str(projection.input.name): projection.channels for projection in projections}
+    for hidden_state, covariance in input_covariances(dense, channels, windows, threads=setting.threads):
+        feedback = ErrorFeedback(covariance)
+        for projection in projections:
+            if projection.input.name == hidden_state:
+                weight = gptq(weight_array(projection), feedback, bits)
+                projection.weight.const_value = ir.tensor(weight.dequantized(), name=projection.weight.name)
+    with tempfile.TemporaryDirectory(dir=setting.scratch, prefix="coarser-") as folder:
+        scratch, directory = Path(folder) / "scratch", Path(folder) / "model"
+        scratch.mkdir()
+        directory.mkdir()
+        for graph_pass in storage_passes(dense, [], "int4", setting.calibration, scratch):
+            graph_pass(model)
+        save_model(model, directory)
+        copy_companions(dense, directory)
+        measured = MeasuredModel(open_artifact(directory), setting.threads)
+        seen = dataclasses.asdict(measure(measured, setting.windows, setting.reference))
+    bytes_saved = sum(projection.weight_count for projection in projections) * (4 - (bits + 16 / BLOCK_SIZE) / 8)
+    return seen | {"bytes_per_token": seen["bytes_per_token"] - bytes_saved}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+"""The page and the plots of the leaderboard, drawn from its points."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from sparsecc.methods import METHODS
+from sparsecc.speed_plot import save_figure
+
+SPARSITIES = (0.25, 0.4, 0.5, 0.6, 0.7)
+DENSE = "dense"
+COMPARED = tuple(method for method in METHODS if method != "best")
+COLORS = matplotlib.color_sequences["tab20"]
+SMALLEST_RISE = 0.005
+"""Of TEAL's, relative to the dense perplexity, that others are compared with: less is noise."""
+INTRODUCTION = """\
+Made by `tests/benchmarks/leaderboard.py`, by the [protocol](architecture.md#how-quality-and-speed-are-measured):
+thresholds are calibrated on 32,768 tokens of four books, and quality is measured on as many of four others, every token
+thresholded, through onnxruntime on the compiled model. What a method skips on another text differs from its
+target, so compare at the bytes that were read: those of all matrix products, the head included. int3 and int2 are dense
+models rounded by GPTQ as int4 is, for comparison; their bytes are counted as if there were such storage.
+"""
+
+
+def draw(points, output):
+    models = list(dict.fromkeys(point["model"] for point in points))
+    output.with_suffix(".md").write_text("\n".join(page(points, models, output.name)), "utf-8")
+    for model in models:
+        save_figure(frontier(points, model), output.with_name(f"{output.name}-{model}.svg"))
+
+
+def page(points, models, name):
+    yield "# Methods compared\n"
+    yield INTRODUCTION
+    for model in models:
+        yield from Board([point for point in points if point["model"] == model]).section(model, name)
+
+
+class Board:
+    """The points of one model."""
+
+    def __init__(self, points):
+        self._seen = {(point["method"], point["target_sparsity"], point["weights"]): point for point in points}
+        self._dense = self._seen[DENSE, 0.0, "fp32"]
+        curve = [self._dense, *(self._seen.get(("teal", sparsity, "fp32")) for sparsity in SPARSITIES)]
+        self._teal = np.array(sorted((bytes_of(point), np.log(point["perplexity"])) for point in curve if point)).T
+
+    def section(self, model, name):
+        dense = self._dense
+        yield f"## {model}\n\nDense: perplexity {dense['perplexity']:.3f} over {dense['tokens']:,} tokens.\n"
+        yield "Perplexity, and in brackets the share of projection bytes that was not read, in %.\n"
+        yield from self._table(cell)
+        yield "\nThe rise in perplexity over dense as a share of what `teal` would lose for as many bytes.\n"
+        yield from self._table(self._relative_rise)
+        yield f"\n![Perplexity against bytes read per token]({name}-{model}.svg)\n"
+        yield from self._frontier()
+        yield ""
+
+    def _table(self, text_of):
+        yield "| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in SPARSITIES) + " |"
+        yield "|---|" + "---|" * len(SPARSITIES)
+        for method in COMPARED:
+            if any(key[0] == method for key in self._seen):
+                cells = [text_of(self._seen.get((method, sparsity, "fp32"))) for sparsity in SPARSITIES]
+                yield f"| `{method}` | " + " | ".join(cells) + " |"
+
+    def _relative_rise(self, point):
+        if point is None or "refused" in point or bytes_of(point) < self._teal[0, 0]:
+            return ""
+        dense = self._dense["perplexity"]
+        teal_rise = np.exp(np.interp(bytes_of(point), *self._teal)) - dense
+        return f"{(point['perplexity'] - dense) / teal_rise:.0%}" if teal_rise > SMALLEST_RISE * dense else ""
+
+    def _frontier(self):
+        yield "| weights | method | target | MB per token | perplexity | KL to dense, nats | same top token |"
+        yield "|---|---|---|---|---|---|---|"
+        measured = [item for item in self._seen.items() if "perplexity" in item[1]]
+        for (method, sparsity, weights), point in sorted(measured, key=lambda item: -bytes_of(item[1])):
+            yield (
+                f"| {weights} | `{method}` | {sparsity:.0%} | {bytes_of(point):.2f} | {point['perplexity']:.3f} | "
+                f"{point['kl_divergence']:.4f} | {point['top1_agreement']:.1%} |"
+            )
+
+
+def cell(point):
+    if point is None:
+        return "not measured"
+    if "refused" in point:
+        return "not possible"
+    return f"{point['perplexity']:.2f} ({100 * point['sparsity']:.1f})"
+
+
+def frontier(points, model):
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    lines = {}
+    for point in points:
+        if point["model"] == model and "perplexity" in point:
+            lines.setdefault((point["method"], point["weights"]), []).append(point)
+    dense = sorted((point for (method, _), line in lines.items() if method == DENSE for point in line), key=bytes_of)
+    for (method, weights), line in lines.items():
+        if method == DENSE:
+            continue
+        shown = sorted([*line, *(point for point in dense if point["weights"] == weights)], key=bytes_of)
+        axes.plot(
+            [bytes_of(p) for p in shown],
+            [p["perplexity"] for p in shown],
+            {"fp32": "-", "int8": "--", "int4": ":"}[weights],
+            color=COLORS[COMPARED.index(method)],
+            marker=".",
+            label=f"{method}, {weights}",
+        )
+    axes.plot([bytes_of(p) for p in dense], [p["perplexity"] for p in dense], "k*", markersize=12, label="dense")
+    low = min(point["perplexity"] for point in dense)
+    highest = 1.6 * low
+    for point in dense:
+        if point["perplexity"] < highest:
+            axes.annotate(
+                point["weights"], (bytes_of(point), point["perplexity"]), (4, -12), textcoords="offset points"
+            )
+    axes.set(xscale="log", xlabel="MB of weights read per token", ylabel="perplexity", ylim=(0.98 * low, highest))
+    axes.set_title(f"{model}: what reading fewer bytes costs")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
+    return figure
+
+
+def bytes_of(point):
+    return point["bytes_per_token"] / 1e6
