@@ -7,23 +7,20 @@ import pytest
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS
 
-SPARSITY = 0.5
+ORDER = ("rotated_fisher", "fisher", "teal")
 
 
-def refusing(_model, _sparsity):
-    raise SparseccError("it does not fit this model; use another")
+@pytest.mark.parametrize("unfit", range(len(ORDER)))
+def test_the_first_method_that_fits_is_taken(unfit, monkeypatch, capsys):
+    def method_of(index):
+        def method(*given):
+            if index < unfit:
+                raise SparseccError("it does not fit this model; use another")
+            return ORDER[index], *given
 
+        return method
 
-@pytest.mark.parametrize(
-    ("unfit", "taken"),
-    [((), "rotated_fisher"), (("rotated_fisher",), "fisher"), (("rotated_fisher", "fisher"), "teal")],
-)
-def test_the_best_method_that_fits_is_taken(unfit, taken, monkeypatch, capsys):
-    for name in ("rotated_fisher", "fisher", "teal"):
-        monkeypatch.setattr(
-            sys.modules["sparsecc.methods.best"],
-            name,
-            refusing if name in unfit else lambda model, sparsity, name=name: (name, model),
-        )
-    assert METHODS["best"]("a model", SPARSITY) == (taken, "a model")
-    assert capsys.readouterr().err.count("it does not fit this model") == len(unfit)
+    for index, name in enumerate(ORDER):
+        monkeypatch.setattr(sys.modules["sparsecc.methods.best"], name, method_of(index))
+    assert METHODS["best"]("a model", 0.5) == (ORDER[unfit], "a model", 0.5)
+    assert capsys.readouterr().err.count("it does not fit this model") == unfit
