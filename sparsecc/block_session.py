@@ -19,8 +19,8 @@ from sparsecc.model_file import load_model
 from sparsecc.passes import ExposeThresholdsPass, ShipFunctionsPass, TapValuesPass, threshold_input_name
 from sparsecc.progress import track
 from sparsecc.projections import PASS_THROUGH_OPS, Projection, find_projections
-from sparsecc.session import PIECE_TOKENS, empty_cache, open_session, ops_library_path, piece_inputs, run_prompt
-from sparsecc.text import load_tokenizer, token_windows
+from sparsecc.session import empty_cache, open_session, ops_library_path, piece_inputs, run_prompt
+from sparsecc.text import TokenWindows
 from sparsecc.threshold_session import Thresholds
 
 _RESIDUAL_SUMS = {"Add", "SkipSimplifiedLayerNormalization", "SkipLayerNormalization"}
@@ -75,18 +75,19 @@ class BlockSession:
             yield np.asarray(sum(outputs))
 
 
-def block_sessions(dense: Artifact, text: Path, scratch: Path, *, tokens: int, threads: int) -> Iterator[BlockSession]:
-    """The blocks of a dense model, one after the other, on the first ``tokens`` tokens of a text.
+def block_sessions(dense: Artifact, windows: TokenWindows, scratch: Path, *, threads: int) -> Iterator[BlockSession]:
+    """The blocks of a dense model, one after the other, on a text.
 
+    ``windows`` are no longer than ``PIECE_TOKENS``, so that each is run at once and nothing is in the key-value cache.
     What flows into them is kept in ``scratch``: tokens x channels x 8 bytes for each block.
 
     Raises:
-        SparseccError: the text is too short, or the model adds no block's result to a residual stream.
+        SparseccError: the model adds no block's result to a residual stream.
     """
     model = load_model(dense.model_path)
     ExposeThresholdsPass()(model)
     blocks = find_blocks(model.graph)
-    states = _dense_states(dense, blocks, text, scratch, tokens=tokens, threads=threads)
+    states = _dense_states(dense, blocks, windows, scratch, threads=threads)
     for block in track(blocks, "allocating", len(blocks)):
         files = [folder / f"{block.layer}.safetensors" for folder in states]
         yield BlockSession(block_model(model, block), dense, block, files, threads)
@@ -169,11 +170,9 @@ def block_model(model: ir.Model, block: Block) -> bytes:
 
 
 def _dense_states(
-    dense: Artifact, blocks: Sequence[Block], text: Path, scratch: Path, *, tokens: int, threads: int
+    dense: Artifact, blocks: Sequence[Block], windows: TokenWindows, scratch: Path, *, threads: int
 ) -> list[Path]:
     """A folder for each window, with the named inputs of each block in a file of its own."""
-    window = min(PIECE_TOKENS, tokens, dense.window)  # of one piece, so that the key-value cache is empty
-    windows = token_windows(text, load_tokenizer(dense.directory), tokens=tokens, window=window)
     model = load_model(dense.model_path)
     computed = [str(value.name) for block in blocks for value in block.inputs if value.producer() is not None]
     computed = list(dict.fromkeys(computed))

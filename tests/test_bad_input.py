@@ -253,6 +253,16 @@ def test_statistics_of_another_model(refused, dense, statistics, tmp_path, copy_
     assert "another model" in line
 
 
+def test_statistics_of_another_text(refused, dense, statistics, tmp_path):
+    """Which serve methods that need nothing else, but no method that runs the model on the text."""
+    from sparsecc.calibration_statistics import write_statistics
+
+    calibration = dataclasses.replace(statistics.calibration, text_sha256="ab" * 32)
+    write_statistics(dataclasses.replace(statistics, calibration=calibration), tmp_path / "statistics.h5")
+    given = (dense.directory, "--calibration", tmp_path / "statistics.h5", "--method", "fisher")
+    assert "give the text itself" in refused("compile", *given, "-o", tmp_path / "out")
+
+
 def test_an_output_that_exists(refused, dense, compiled, copy_of, tmp_path):
     ours = copy_of(compiled("teal", 0.5).directory)
     assert "--overwrite" in refused("compile", dense.directory, "-o", ours)

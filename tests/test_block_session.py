@@ -8,7 +8,7 @@ from sparsecc.artifact import Artifact
 from sparsecc.block_session import BlockSession, block_model, block_sessions, find_blocks
 from sparsecc.model_file import load_model
 from sparsecc.passes import ExposeThresholdsPass
-from sparsecc.text import shipped_text
+from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 from .conftest import THREADS
 from .graphs import BLOCK_KINDS, BLOCK_SHAPES, block, block_output, random_arrays
@@ -68,7 +68,8 @@ def test_the_blocks_of_a_decoder_are_its_layers(dense):
 
 
 def test_blocks_run_on_what_the_dense_model_gives_them(dense, tmp_path):
-    sessions = block_sessions(dense, shipped_text("calibration"), tmp_path, tokens=64, threads=THREADS)
+    windows = token_windows(shipped_text("calibration"), load_tokenizer(dense.directory), tokens=64, window=64)
+    sessions = block_sessions(dense, windows, tmp_path, threads=THREADS)
     for session in sessions:
         skipped_down = {session.projections[-1].name: np.array([np.inf], np.float32)}
         assert session.error({}) == 0

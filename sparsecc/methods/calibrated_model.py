@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
 from sparsecc.calibration_statistics import Statistics
+from sparsecc.errors import SparseccError
 from sparsecc.projections import Projection
+from sparsecc.session import PIECE_TOKENS
 from sparsecc.text import TokenWindows, load_tokenizer, token_windows
 
 
@@ -21,7 +23,8 @@ class CalibratedModel:
         dense: the model, for methods that run it.
         projections: those of its graph.
         statistics: what calibration learned of them.
-        text: the text to run the model on; the one that was calibrated on, unless statistics were read from a file.
+        text: the text to run the model on, the one that was calibrated on. Where statistics were read from a file it is
+            sparsecc's own, which may be another.
         threads: the size of the intra-op pool to run it with.
         scratch: a directory for files as large as the model; the system's own for temporary files where None.
     """
@@ -43,10 +46,20 @@ class CalibratedModel:
         calibration = self.statistics.calibration
         return self.windows(calibration.tokens, calibration.window)
 
+    def pieces(self, tokens: int) -> TokenWindows:
+        """The first tokens of the text, in windows that are run at once."""
+        return self.windows(tokens, min(PIECE_TOKENS, tokens, self.dense.window))
+
     def windows(self, tokens: int, window: int) -> TokenWindows:
         """The first tokens of the text.
 
         Raises:
-            SparseccError: the text is shorter than a window.
+            SparseccError: the text is shorter than a window, or not the one that was calibrated on.
         """
-        return token_windows(self.text, load_tokenizer(self.dense.directory), tokens=tokens, window=window)
+        windows = token_windows(self.text, load_tokenizer(self.dense.directory), tokens=tokens, window=window)
+        if windows.text_sha256 != self.statistics.calibration.text_sha256:
+            raise SparseccError(
+                "the method runs the model on the calibration text, and the statistics were gathered on another than "
+                f"{self.text}; give the text itself as --calibration, or choose --method teal or wina"
+            )
+        return windows

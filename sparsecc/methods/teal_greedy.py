@@ -32,7 +32,7 @@ def teal_greedy(model: CalibratedModel, sparsity: float) -> Recipe:
     """
     entries = []
     with tempfile.TemporaryDirectory(prefix="sparsecc-blocks-", dir=model.scratch) as scratch:
-        for block in block_sessions(model.dense, model.text, Path(scratch), tokens=TOKENS, threads=model.threads):
+        for block in block_sessions(model.dense, model.pieces(TOKENS), Path(scratch), threads=model.threads):
             entries += _allocate(model, block, sparsity)
     return Recipe("teal-greedy", sparsity, tuple(entries), model.statistics.calibration)
 

@@ -25,8 +25,6 @@ from sparsecc.methods.teal_greedy import greedy_levels
 from sparsecc.progress import track
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
-from sparsecc.session import PIECE_TOKENS
-from sparsecc.text import TokenWindows
 from sparsecc.threshold_session import ThresholdSession
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -132,7 +130,7 @@ def _shares_of_blocks(
 ) -> NDArray[np.float64]:
     in_order = sorted(model.projections, key=lambda projection: projection.layer)
     blocks = [list(members) for _, members in groupby(in_order, lambda projection: projection.layer)]
-    session = ThresholdSession(model.dense, _windows(model, SEARCH_TOKENS), threads=model.threads)
+    session = ThresholdSession(model.dense, model.pieces(SEARCH_TOKENS), threads=model.threads)
 
     def divergence(shares: NDArray[np.float64]) -> float:
         entries = [
@@ -168,7 +166,7 @@ def _allocated(
 
 def _blocks(model: CalibratedModel) -> Iterator[BlockSession]:
     with tempfile.TemporaryDirectory(prefix="sparsecc-blocks-", dir=model.scratch) as scratch:
-        yield from block_sessions(model.dense, model.text, Path(scratch), tokens=BLOCK_TOKENS, threads=model.threads)
+        yield from block_sessions(model.dense, model.pieces(BLOCK_TOKENS), Path(scratch), threads=model.threads)
 
 
 def _scored(model: CalibratedModel) -> dict[str, _Scored]:
@@ -178,7 +176,7 @@ def _scored(model: CalibratedModel) -> dict[str, _Scored]:
     }
     norms = {name: seen.row_norms for name, seen in model.statistics.projections.items()}
     names = list(dict.fromkeys(str(projection.input.name) for projection in model.projections))
-    windows = _windows(model, SCORE_TOKENS)
+    windows = model.pieces(SCORE_TOKENS)
     for piece in hidden_states_on(model.dense, names, windows, "scoring", threads=model.threads):
         for projection in model.projections:
             magnitudes = np.abs(piece[str(projection.input.name)])
@@ -189,7 +187,3 @@ def _scored(model: CalibratedModel) -> dict[str, _Scored]:
         projection.name: _Scored(projection, norms[projection.name], counts[projection.name])
         for projection in model.projections
     }
-
-
-def _windows(model: CalibratedModel, tokens: int) -> TokenWindows:
-    return model.windows(tokens, min(PIECE_TOKENS, tokens, model.dense.window))
