@@ -11,6 +11,7 @@ takes hours on two cores.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -62,7 +63,7 @@ def main():
     draw(points, arguments.output)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
     """What all points of a model share."""
 
@@ -74,6 +75,13 @@ class Setting:
     reference: "RememberedLogits"
     scratch: Path
     threads: int
+
+    @functools.cache  # noqa: B019, there is one for each model
+    def recipe(self, method, sparsity):
+        """Found once for all storages of weights."""
+        return make_recipe(
+            self.dense, self.statistics, method, sparsity, self.calibration, threads=self.threads, scratch=self.scratch
+        )
 
 
 class RememberedLogits:
@@ -152,11 +160,7 @@ def wanted_points(only):
 def one_point(setting, method, sparsity, weights):
     dense, calibration, threads = setting.dense, setting.calibration, setting.threads
     with tempfile.TemporaryDirectory(dir=setting.scratch, prefix="compiled-") as folder:
-        chosen = "teal" if method == DENSE else method
-        recipe = make_recipe(
-            dense, setting.statistics, chosen, sparsity, calibration, threads=threads, scratch=setting.scratch
-        )
-        recipe = dataclasses.replace(recipe, weights=weights)
+        recipe = dataclasses.replace(setting.recipe("teal" if method == DENSE else method, sparsity), weights=weights)
         artifact = write_sparse_artifact(dense, recipe, Path(folder), calibration, threads=threads)
         return dataclasses.asdict(measure(MeasuredModel(artifact, threads), setting.windows, setting.reference))
 
