@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sparsecc.methods import METHODS
 from sparsecc.speed_plot import save_figure
@@ -118,7 +119,10 @@ def frontier(points, model):
             axes.annotate(
                 point["weights"], (bytes_of(point), point["perplexity"]), (4, -12), textcoords="offset points"
             )
-    axes.set(xscale="log", xlabel="MB of weights read per token", ylabel="perplexity", ylim=(0.98 * low, highest))
+    axes.set(xscale="log", xlabel="MB of weights read per token", ylabel="perplexity", ylim=(0.97 * low, highest))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{model}: what reading fewer bytes costs")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
