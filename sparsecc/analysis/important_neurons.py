@@ -79,10 +79,10 @@ def important_neurons(activations: Activations, sparsity: float) -> tuple[list[I
 def is_important(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Equation 6 of the paper: where a magnitude exceeds the threshold. NaN does not, and nothing exceeds NaN.
 
-    Where the threshold is 0, as it is behind a ReLU that zeroes more than the percentile, every activation that is not
-    zero is important.
+    The threshold is not rounded to float32, so that the same comes out wherever it is read from a table. Where it is 0,
+    as it is behind a ReLU that zeroes more than the percentile, every activation that is not zero is important.
     """
-    important: NDArray[np.bool_] = np.abs(values) > threshold
+    important: NDArray[np.bool_] = np.abs(values) > np.float64(threshold)
     return important
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecc.analysis.collection import Activations, collect, open_activations
+from sparsecc.analysis.collection import Activations, Provenance, collect, open_activations
 from sparsecc.analysis.important_neurons import important_neurons, is_important, read_frequencies, write_frequencies
 from sparsecc.analysis.magnitude_distribution import (
     SHARES,
@@ -57,6 +57,19 @@ def test_quantiles_are_those_of_the_finite_magnitudes(values: np.ndarray, share:
     below, above = (np.quantile(magnitudes, share, method=method) for method in ("lower", "higher"))
     assert below * (1 - 1e-6) <= quantile <= above * (1 + 1e-6)
     assert finite_magnitudes(values).size == magnitudes.size
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.01, 1 / 3])
+def test_bounds_and_thresholds_are_not_rounded(bound: float, tmp_path: Path):
+    """The next float32 to 0.1 is larger than 0.1, the next to 1/3 larger than that, the next to 0.01 smaller."""
+    near = np.float32(bound)
+    assert is_important(np.array([[near]]), bound) == (float(near) > bound)
+    with h5py.File(tmp_path / "activations.h5", "w") as file:
+        file["layers/0/up"] = np.array([[near]])
+        activations = Activations(Provenance("", "", 1, 1, 1, 0, "{}"), [(0, "up")], file)
+        shares = {row.bound: row.share for row in natural_sparsity(activations)}
+    for told, share in shares.items():
+        assert share == (float(near) <= told)
 
 
 @settings(deadline=None)
