@@ -355,7 +355,7 @@ def _require_room(parts: Path, rows: int, components: Sequence[Component]) -> No
     needed = rows * sum(component.neurons for component in components) * 4
     if shutil.disk_usage(parts).free < needed:
         raise SparseccError(
-            f"the disk is full: {rows:,} tokens' activations need {needed / 1e9:.1f} GB in {parts.parent.parent}; "
+            f"the disk is full: {rows:,} tokens' activations need {needed / 1e6:,.1f} MB in {parts.parent.parent}; "
             "sample fewer tokens"
         )
 
