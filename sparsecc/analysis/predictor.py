@@ -103,7 +103,7 @@ def _fit(
     states: torch.Tensor,
     active: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
 ) -> None:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=STEPS)
     orders = [torch.randperm(len(states)) for _ in range(-(-STEPS * _BATCH // len(states)))]
     order = torch.cat(orders)
