@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any, TypeVar
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+Name = TypeVar("Name")
 WIDTH, HEIGHT = 4.3, 3.1
 """Inches: narrow, so that labels can be read where the page is as wide as a phone."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -38,6 +42,18 @@ def new_plot(x_label: str, y_label: str, *, height: float = HEIGHT) -> tuple[Fig
         axes.set_ylabel(y_label)
         axes.set_axisbelow(True)
     return figure, axes
+
+
+def line_styles(names: Sequence[Name]) -> Iterator[tuple[Name, dict[str, Any]]]:
+    """A colour and a marker for each line, so that lines can be told apart in print as well."""
+    for name, color, marker in zip(names, cycle(COLORS), cycle(MARKERS), strict=False):
+        yield name, {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4}
+
+
+def ordered_color(place: int, count: int) -> tuple[float, float, float, float]:
+    """The colour of one of ``count`` lines that have an order, as layers do: from dark to light."""
+    color: tuple[float, float, float, float] = colormaps["viridis"](0.92 * place / max(count - 1, 1))
+    return color
 
 
 def legend_above(axes: Axes, columns: int) -> None:

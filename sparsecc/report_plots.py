@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 
 from matplotlib.figure import Figure
 
 from sparsecc.benchmark import Speed
-from sparsecc.inline_svg import COLORS, MARKERS, count_along, legend_above, new_plot
+from sparsecc.inline_svg import COLORS, count_along, legend_above, line_styles, new_plot
 from sparsecc.recipe import ProjectionRecipe
 
 
 def sparsity_plot(projections: Sequence[ProjectionRecipe]) -> Figure:
     """The share of weight rows that each projection skips on the calibration text, by layer."""
     figure, axes = new_plot("layer", "weight rows skipped, %")
-    kinds = dict.fromkeys(entry.kind for entry in projections)
-    for kind, color, marker in zip(kinds, cycle(COLORS), cycle(MARKERS), strict=False):
+    for kind, style in line_styles(list(dict.fromkeys(entry.kind for entry in projections))):
         entries = sorted((entry.layer, entry.calibrated_sparsity) for entry in projections if entry.kind == kind)
         layers, shares = zip(*entries, strict=True)
-        axes.plot(
-            layers, [100 * share for share in shares], color=color, marker=marker, markersize=4, label=kind, alpha=0.85
-        )
+        axes.plot(layers, [100 * share for share in shares], label=kind, alpha=0.85, **style)
     axes.set_ylim(0, 100)
     count_along(axes)
     legend_above(axes, 7)

@@ -77,10 +77,12 @@ def run_prompt(
     *,
     kv_heads: int,
     head_size: int,
+    piece_tokens: int = PIECE_TOKENS,
 ) -> Iterator[list[NDArray[Any]]]:
     """Run a decoder over a prompt, piece by piece with its key-value cache, and yield the named outputs of each piece.
 
-    The pieces bound the memory that hidden states and logits take. Outputs with one row a token are cut accordingly.
+    Pieces of ``piece_tokens`` bound the memory that hidden states and logits take. Outputs with one row a token are cut
+    accordingly.
     ``settings`` are inputs that every piece is given alike, such as thresholds.
 
     Raises:
@@ -91,8 +93,8 @@ def run_prompt(
     presents = {argument.name.split(".", 1)[-1]: argument.name for argument in session.get_outputs()}
     with runtime_failures("the key-value cache of the model has inputs without outputs"):
         updates = [presents[name.split(".", 1)[-1]] for name in cache]
-    for start in range(0, ids.shape[1], PIECE_TOKENS):
-        inputs = piece_inputs(session, ids[:, start : start + PIECE_TOKENS], start)
+    for start in range(0, ids.shape[1], piece_tokens):
+        inputs = piece_inputs(session, ids[:, start : start + piece_tokens], start)
         with runtime_failures("onnxruntime cannot run the model"):
             results = session.run([*outputs, *updates], {**inputs, **cache, **settings})
         cache = dict(zip(cache, results[len(outputs) :], strict=True))

@@ -1,9 +1,10 @@
-"""Collect a model's activations on a text into HDF5, window by window, and read them back.
+"""Collect a model's activations on a text into HDF5, part by part, and read them back.
 
-Each window of the text becomes a file of its own, made in memory, written beside its place and renamed, so that neither
-an interruption nor a full disk leaves a damaged one: the same collection started again goes on behind the last window.
-``activations.h5`` shows all of them as one (HDF5 virtual datasets). The model is run in pieces of a few hundred tokens,
-and no more than the sampled tokens of one window are held in memory.
+Each part, a window of the text or as much of one as memory should hold, becomes a file of its own, made in memory,
+written beside its place and renamed, so that neither an interruption nor a full disk leaves a damaged one: the same
+collection started again goes on behind the last part. ``activations.h5`` shows all of them as one (HDF5 virtual
+datasets). However large the model and long the text, three buffers of :data:`BUFFER_BYTES` are held: what the model
+hands over at once, the part that is filled, and its file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
@@ -30,7 +32,7 @@ from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model, model_sha256
 from sparsecc.passes import TapValuesPass
 from sparsecc.progress import track
-from sparsecc.session import open_session, run_prompt
+from sparsecc.session import PIECE_TOKENS, open_session, run_prompt
 from sparsecc.text import TokenWindows
 from sparsecc.versions import library_versions
 
@@ -38,6 +40,7 @@ FILE = "activations.h5"
 PARTS = "activations"
 FORMAT = "sparsecc-activations"
 VERSION = 1
+BUFFER_BYTES = 1 << 27
 _CHUNK_ROWS = 64
 _UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 """What h5py raises on such a file as :func:`_damage` is about."""
@@ -125,7 +128,7 @@ def collect(
         seed=seed,
         versions=json.dumps(library_versions(), sort_keys=True),
     )
-    sampled = {index: rows for index, rows in enumerate(_by_window(positions, windows)) if len(rows)}
+    sampled = dict(enumerate(_by_part(positions, windows, _rows_at_once(components))))
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     for stale in set(parts.glob("*.h5")) - {_part(parts, index) for index in sampled}:
@@ -138,10 +141,11 @@ def collect(
     if pending:
         _require_room(parts, sum(map(len, pending.values())), components)
         session = _tapped_session(dense, model, components, threads)
-        for index, rows in track(pending.items(), "collecting", len(pending)):
-            ids, places = windows.ids[index], rows - index * windows.window
-            kept = _run_window(session, ids[: places[-1] + 1], places, components, dense.cache_shape)
-            _write_part(_part(parts, index), provenance, components, kept, positions=rows, ids=ids[places])
+        collected = _run(session, windows, pending, components, dense.cache_shape)
+        for index, kept in track(collected, "collecting", len(pending)):
+            rows = pending[index]
+            ids = windows.ids.ravel()[rows]
+            _write_part(_part(parts, index), provenance, components, kept, positions=rows, ids=ids)
     for abandoned in parts.glob("*.partial"):  # by a run that was killed while it wrote
         abandoned.unlink(missing_ok=True)
     return _write_index(folder, provenance, {index: len(rows) for index, rows in sampled.items()}, components)
@@ -184,9 +188,17 @@ def _damage(path: Path) -> Iterator[None]:
         raise SparseccError(f"{path} holds no readable activations ({reason}); run `sparsecc analyze` again") from error
 
 
-def _by_window(positions: NDArray[np.int64], windows: TokenWindows) -> list[NDArray[np.int64]]:
+def _rows_at_once(components: Sequence[Component]) -> int:
+    """Of how many tokens a buffer holds the activations."""
+    return max(1, BUFFER_BYTES // (4 * sum(component.neurons for component in components)))
+
+
+def _by_part(positions: NDArray[np.int64], windows: TokenWindows, most: int) -> Iterator[NDArray[np.int64]]:
+    """The positions of each part: those of one window, or ``most`` of them."""
     starts = range(windows.window, windows.tokens, windows.window)
-    return np.split(positions, np.searchsorted(positions, starts))
+    for of_window in np.split(positions, np.searchsorted(positions, starts)):
+        for start in range(0, len(of_window), most):
+            yield of_window[start : start + most]
 
 
 def _tapped_session(
@@ -196,23 +208,51 @@ def _tapped_session(
     return open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
 
 
+def _run(
+    session: onnxruntime.InferenceSession,
+    windows: TokenWindows,
+    pending: Mapping[int, NDArray[np.int64]],
+    components: Sequence[Component],
+    cache_shape: Mapping[str, int],
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """For each part its number and the rows [positions, neurons] of each component. Each window is run once."""
+    for window, entries in itertools.groupby(pending.items(), lambda entry: int(entry[1][0]) // windows.window):
+        places = {index: rows - window * windows.window for index, rows in entries}
+        yield from _run_window(session, windows.ids[window], places, components, cache_shape)
+
+
 def _run_window(
     session: onnxruntime.InferenceSession,
     ids: NDArray[np.int64],
-    places: NDArray[np.int64],
+    parts: Mapping[int, NDArray[np.int64]],
     components: Sequence[Component],
     cache_shape: Mapping[str, int],
-) -> list[NDArray[np.float32]]:
-    """For each component its rows [places, neurons] at the given places of a window."""
-    kept: list[list[NDArray[np.float32]]] = [[] for _ in components]
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """For each part, given by its ascending places in a window, its number and the rows of each component there.
+
+    Pieces are the same whichever parts are asked for, as their lengths show in the last bits of what is computed.
+    """
+    names, piece_tokens = [str(component.value.name) for component in components], _rows_at_once(components)
+    filled: dict[int, list[NDArray[np.float32]]] = {}
     start = 0
-    for piece in run_prompt(session, ids, [str(component.value.name) for component in components], **cache_shape):
+    for piece in run_prompt(session, ids, names, piece_tokens=min(piece_tokens, PIECE_TOKENS), **cache_shape):
         end = start + piece[0].size // components[0].neurons
-        inside = places[(places >= start) & (places < end)] - start
-        for rows, component, values in zip(kept, components, piece, strict=True):
-            rows.append(values.reshape(-1, component.neurons)[inside])
+        for index, places in parts.items():
+            begin, until = np.searchsorted(places, (start, end))
+            if begin == until:
+                continue
+            rows = filled.setdefault(index, _empty_rows(components, len(places)))
+            for of_component, values in zip(rows, piece, strict=True):
+                of_component[begin:until] = values.reshape(-1, of_component.shape[1])[places[begin:until] - start]
+            if until == len(places):
+                yield index, filled.pop(index)
+        if all(places[-1] < end for places in parts.values()):
+            return
         start = end
-    return [np.concatenate(rows) for rows in kept]
+
+
+def _empty_rows(components: Sequence[Component], count: int) -> list[NDArray[np.float32]]:
+    return [np.empty((count, component.neurons), np.float32) for component in components]
 
 
 def _write_part(
@@ -315,7 +355,7 @@ def _require_room(parts: Path, rows: int, components: Sequence[Component]) -> No
     needed = rows * sum(component.neurons for component in components) * 4
     if shutil.disk_usage(parts).free < needed:
         raise SparseccError(
-            f"the disk is full: {rows:,} tokens' activations need {needed / 1e9:.1f} GB in {parts.parent.parent}; "
+            f"the disk is full: {rows:,} tokens' activations need {needed / 1e6:,.1f} MB in {parts.parent.parent}; "
             "sample fewer tokens"
         )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from sparsecc.analysis.averages import mean, means
-from sparsecc.analysis.components import DOWN_INPUT, FFN_INPUT
+from sparsecc.analysis.components import DOWN_INPUT
 from sparsecc.analysis.important_neurons import HOT_SHARE
 from sparsecc.analysis.natural_sparsity import NaturalSparsity
-from sparsecc.analysis.predictability import UNRELATED
-from sparsecc.analysis.prediction import PredictionQuality
 from sparsecc.analysis.sparsity_sweep import SparsityPoint
 from sparsecc.analysis.study_tables import StudyTables
-from sparsecc.analysis.wording import component_words, in_layers, listed, percent, rounded_up
+from sparsecc.analysis.wording import in_layers, listed, percent, rounded_up
 
 SCOPE_WORDS = {
     "ffn_neurons": "what is inside the feed-forward networks",
@@ -39,7 +39,7 @@ def natural_sparsity_finding(study: StudyTables) -> str:
             for component in sparse
         }
         told = [
-            f"{percent(share)} of the {_words(study, component)} "
+            f"{percent(share)} of the {study.words(component)} "
             f"({percent(min(by_layer[component]))} to {percent(max(by_layer[component]))} by layer)"
             for component, share in sparse.items()
         ]
@@ -52,7 +52,7 @@ def natural_sparsity_finding(study: StudyTables) -> str:
         most = max(finite, key=lambda component: finite[component])
         sentence = (
             f"Nothing is sparse by itself: averaged over layers, fewer than {percent(NOTICEABLE_ZEROS)} of any "
-            f"component's activations are exactly zero. The {_words(study, most)} come nearest: "
+            f"component's activations are exactly zero. The {study.words(most)} come nearest: "
             f"{percent(finite[most])} are at most {_NEAR_ZERO}."
         )
     return sentence + _not_finite(study)
@@ -66,80 +66,92 @@ def weights_finding(study: StudyTables) -> str:
         return "No weight is a finite number."
     below = sum(row.count for row in finite if row.upper <= largest * _EIGHTH * (1 + 1e-9)) / total
     lost = sum(row.count for row in study.weights) - total
-    sentence = f"{percent(below)} of the projections' weights are smaller than an eighth of the largest, {largest:.3g}."
+    sentence = (
+        f"{percent(below)} of the projections' weights are smaller than an eighth of the largest ({largest:.3g})."
+    )
     return sentence + (f" {lost:,} weights are NaN or infinite." if lost else "")
 
 
-def magnitudes_finding(study: StudyTables) -> str:
-    """What bounds half of the feed-forward networks' inputs, and in which layers."""
-    sparsity, component = study.facts.sparsity, _focus(study, FFN_INPUT)
+def zeros_finding(study: StudyTables) -> str:
+    """In which layers there are zeros to begin with."""
+    rows = [row for row in _at_bound(study.natural, 0.0) if not math.isnan(row.share)]
+    if not rows:
+        return "No layer has an activation that is a finite number."
+    most = max(rows, key=lambda row: row.share)
+    if most.share < NOTICEABLE_ZEROS:
+        return f"In no layer are as many as {percent(NOTICEABLE_ZEROS)} of any component's activations exactly zero."
+    words = study.words(most.component)
+    of_component = [row for row in rows if row.component == most.component]
+    least = min(of_component, key=lambda row: row.share)
+    return (
+        f"The most zeros are among the {words} of layer {most.layer}, {percent(most.share)}; of theirs, layer "
+        f"{least.layer} has the fewest, {percent(least.share)}."
+    )
+
+
+def magnitudes_finding(study: StudyTables, component: str) -> str:
+    """What bounds half of a component's activations, and in which layers."""
+    sparsity = study.facts.sparsity
     cuts = thresholds_by_layer(study, component)
     finite = {layer: cut for layer, cut in cuts.items() if not math.isnan(cut)}
     if not finite:
-        return f"The {_words(study, component)} are finite numbers in no layer."
+        return f"The {study.words(component)} are finite numbers in no layer."
     largest = sorted(finite.values())[-2:]
     bound = largest[0] if len(finite) > 2 and largest[1] > OUTLIER * largest[0] else largest[-1]
     limit = rounded_up(bound)
     inside = {layer for layer, cut in finite.items() if cut <= limit}
     beyond = [f"{finite[layer]:.2g} in layer {layer}" for layer in finite if layer not in inside]
-    sentence = f"{percent(sparsity)} of the {_words(study, component)} are at most {limit:g} "
+    sentence = f"{percent(sparsity)} of the {study.words(component)} are at most {limit:g} "
     return sentence + in_layers(inside, list(cuts)) + (f" ({listed(beyond)})." if beyond else ".")
+
+
+def thresholds_finding(study: StudyTables) -> str:
+    """For which component one threshold for all layers would be furthest from right."""
+    ratios = {}
+    for component in study.components:
+        cuts = {layer: cut for layer, cut in thresholds_by_layer(study, component).items() if cut > 0}
+        if len(cuts) > 1:
+            ratios[component] = max(cuts.values()) / min(cuts.values()), cuts
+    if not ratios:
+        return "Thresholds cannot be compared: no component has one above zero in two layers."
+    component = max(ratios, key=lambda component: ratios[component][0])
+    ratio, cuts = ratios[component]
+    low, high = min(cuts, key=lambda layer: cuts[layer]), max(cuts, key=lambda layer: cuts[layer])
+    return (
+        f"Thresholds differ most among the {study.words(component)}: {cuts[low]:.2g} in layer {low}, {cuts[high]:.2g} "
+        f"in layer {high}, {ratio:.1f} times as much."
+    )
 
 
 def important_neurons_finding(study: StudyTables) -> str:
     """Whether few neurons hold most of what is important."""
-    component = _focus(study, DOWN_INPUT)
+    component = focus(study, DOWN_INPUT)
     rows = [row for row in study.important if row.component == component]
     hot = {row.layer: row.hot_neurons / row.neurons for row in rows if row.hot_neurons}
     if not hot:
-        return f"None of the {_words(study, component)} is important."
+        return f"None of the {study.words(component)} is important."
     fewest, most = min(hot, key=lambda layer: hot[layer]), max(hot, key=lambda layer: hot[layer])
     never, neurons = sum(row.never_important for row in rows), sum(row.neurons for row in rows)
     return (
         f"{percent(mean(hot.values()))} of the neurons hold {percent(HOT_SHARE)} of the important "
-        f"{_words(study, component)}, from {percent(hot[fewest])} in layer {fewest} to {percent(hot[most])} in layer "
+        f"{study.words(component)}, from {percent(hot[fewest])} in layer {fewest} to {percent(hot[most])} in layer "
         f"{most}; spread evenly it would take {percent(HOT_SHARE)}. "
         f"{never:,} of {neurons:,} neurons are important in no sampled token."
     )
 
 
-def predictability_finding(study: StudyTables) -> str:
-    """Whether prompts that share most tokens share their patterns."""
-    rows = [row for row in study.matches if row.component == DOWN_INPUT]
-    related = [row for row in rows if row.similarity != UNRELATED]
-    if not related:
-        return "Patterns of prompts were not compared."
-    similarity = min(row.similarity for row in related)
-    least = [row for row in related if row.similarity == similarity]
-    shared = means(least, lambda row: row.positions, lambda row: row.intersection_over_union)
-    unrelated = mean(row.intersection_over_union for row in rows if row.similarity == UNRELATED)
-    told = [
-        f"{percent(shared[positions])} where the token is {token}"
-        for positions, token in (("kept", "the same"), ("replaced", "another"))
-        if positions in shared
-    ]
+def frequency_finding(study: StudyTables, component: str) -> str:
+    """How often the hottest and the coldest tenth of a component's neurons are important."""
+    hottest, coldest = [], []
+    for (_, name), frequency in study.frequencies.items():
+        if name == component:
+            ordered, tenth = np.sort(frequency.astype(np.float64)), max(len(frequency) // 10, 1)
+            hottest.append(float(ordered[-tenth:].mean()))
+            coldest.append(float(ordered[:tenth].mean()))
     return (
-        f"Prompts that share {percent(similarity)} of their tokens share {percent(shared['all'])} of the active "
-        f"{_words(study, DOWN_INPUT)} (intersection over union): {listed(told)}. Unrelated prompts share "
-        f"{percent(unrelated)}."
+        f"The hottest tenth of the neurons is important in {percent(mean(hottest))} of the tokens, the coldest tenth "
+        f"in {percent(mean(coldest))}."
     )
-
-
-def prediction_finding(study: StudyTables) -> str:
-    """How much an early state foretells, and which baseline it does not beat."""
-    rows = [row for row in study.predictions if row.component == DOWN_INPUT and not math.isnan(row.recall)]
-    if not rows:
-        return "No predictor could be trained: it takes two windows of text and active neurons to foretell."
-    source = min(row.source_layer for row in rows)
-    ordered = sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)
-    near, far = ordered[0], ordered[-1]
-    sentence = (
-        f"From its state in layer {source}, a small network finds {percent(near.recall)} of the active "
-        f"{_words(study, DOWN_INPUT)} of layer {near.layer} and {percent(far.recall)} of layer {far.layer}'s. Always "
-        f"taking the hottest neurons finds {percent(near.hot_recall)} and {percent(far.hot_recall)}, the previous "
-        f"token's set {percent(near.previous_recall)} and {percent(far.previous_recall)}."
-    )
-    return sentence + _unbeaten(study, source)
 
 
 def sweep_finding(study: StudyTables) -> str:
@@ -173,21 +185,6 @@ def _tolerance(points: Sequence[SparsityPoint], dense: float) -> str:
     return f"{percent(borne.achieved_sparsity)} of {words}"
 
 
-def _unbeaten(study: StudyTables, source: int) -> str:
-    """For which components the previous token's set is the better guess, on average over layers."""
-    rows = [row for row in study.predictions if row.source_layer == source]
-    network = means(rows, lambda row: row.component, _f1)
-    previous = means(rows, lambda row: row.component, lambda row: row.previous_recall)
-    better = [_words(study, component) for component, of_network in network.items() if previous[component] > of_network]
-    return f" For {listed(better)} the previous token's set is the better guess." if better else ""
-
-
-def _f1(row: PredictionQuality) -> float:
-    """The harmonic mean of the network's recall and precision: what both would be at a matched number of neurons."""
-    both = row.recall + row.precision
-    return 2 * row.recall * row.precision / both if both else math.nan
-
-
 def _at_bound(rows: Sequence[NaturalSparsity], bound: float) -> list[NaturalSparsity]:
     return [row for row in rows if row.bound == bound]
 
@@ -200,11 +197,6 @@ def _not_finite(study: StudyTables) -> str:
     return f" {sum(row.not_finite for row in rows):,} activations, {layers}, are NaN or infinite and left out."
 
 
-def _focus(study: StudyTables, component: str) -> str:
+def focus(study: StudyTables, component: str) -> str:
     """The component to speak of: the first that there is, where a model lacks it."""
-    present = [row.component for row in study.important]
-    return component if component in present else present[0]
-
-
-def _words(study: StudyTables, component: str) -> str:
-    return component_words(component, is_gated=study.facts.is_gated)
+    return component if component in study.components else study.components[0]

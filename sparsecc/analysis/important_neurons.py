@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparsecc.analysis.collection import Activations
 from sparsecc.analysis.magnitude_distribution import magnitude_quantiles
+from sparsecc.errors import SparseccError
 
 FILE = "important_neurons.csv"
 FREQUENCY_FILE = "neuron_frequency.h5"
@@ -78,10 +79,10 @@ def important_neurons(activations: Activations, sparsity: float) -> tuple[list[I
 def is_important(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Equation 6 of the paper: where a magnitude exceeds the threshold. NaN does not, and nothing exceeds NaN.
 
-    Where the threshold is 0, as it is behind a ReLU that zeroes more than the percentile, every activation that is not
-    zero is important.
+    The threshold is not rounded to float32, so that the same comes out wherever it is read from a table. Where it is 0,
+    as it is behind a ReLU that zeroes more than the percentile, every activation that is not zero is important.
     """
-    important: NDArray[np.bool_] = np.abs(values) > threshold
+    important: NDArray[np.bool_] = np.abs(values) > np.float64(threshold)
     return important
 
 
@@ -92,6 +93,24 @@ def write_frequencies(path: Path, frequencies: Frequencies) -> None:
         for (layer, component), frequency in frequencies.items():
             file[f"layers/{layer}/{component}"] = frequency
     path.write_bytes(content.getbuffer())
+
+
+def read_frequencies(path: Path) -> Frequencies:
+    """Read what :func:`write_frequencies` wrote.
+
+    Raises:
+        SparseccError: the file is missing, damaged, or something else.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return {
+                (int(layer), component): np.asarray(dataset[...], np.float32)
+                for layer, components in file["layers"].items()
+                for component, dataset in components.items()
+            }
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SparseccError(f"{path} holds no readable frequencies ({reason}); run `sparsecc analyze` again") from error
 
 
 def _hot_neurons(counts: NDArray[np.int64]) -> int:

@@ -12,6 +12,7 @@ from sparsecc.analysis.magnitude_distribution import finite_magnitudes
 
 FILE = "natural_sparsity.csv"
 BOUNDS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Compared as float64: rounded to float32, 0.1 would let in what is larger."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,5 +39,7 @@ def natural_sparsity(activations: Activations) -> Iterator[NaturalSparsity]:
         values = activations.of(layer, component)
         magnitudes = finite_magnitudes(values)
         for bound in BOUNDS:
-            share = int(np.count_nonzero(magnitudes <= bound)) / magnitudes.size if magnitudes.size else np.nan
+            share = (
+                int(np.count_nonzero(magnitudes <= np.float64(bound))) / magnitudes.size if magnitudes.size else np.nan
+            )
             yield NaturalSparsity(layer, component, bound, share, values.size - magnitudes.size)

@@ -6,8 +6,9 @@ one score for each neuron of all the layers behind, by binary cross-entropy agai
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def train(
     """
     mean, scale = states.mean(axis=0), states.std(axis=0)
     scale[scale == 0] = 1
-    with torch.random.fork_rng(devices=[]):
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _Network(states.shape[1], frequency)
         _fit(network, torch.from_numpy((states - mean) / scale), active)
@@ -79,6 +80,17 @@ def train(
         _transposed(network.second.weight),
         network.second.bias.detach().numpy(),
     )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from waiting: where another process has a core, its threads spin for each other, ten times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Network(torch.nn.Module):
@@ -103,7 +115,7 @@ def _fit(
     states: torch.Tensor,
     active: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
 ) -> None:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=STEPS)
     orders = [torch.randperm(len(states)) for _ in range(-(-STEPS * _BATCH // len(states)))]
     order = torch.cat(orders)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sparsecc.analysis import collection
 from sparsecc.analysis.collection import collect, open_activations, sample_positions
 from sparsecc.artifact import Artifact
 from sparsecc.errors import SparseccError
@@ -300,6 +301,29 @@ class TestDamage:
         self.refused(collected)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_windows_larger_than_the_buffer_become_several_parts(
+    decoder: Artifact, windows: TokenWindows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+):
+    whole = contents(collect(decoder, windows, tmp_path / "whole", sampled_tokens=200))
+    monkeypatch.setattr(collection, "BUFFER_BYTES", rows * (WIDTH + 4 * NEURONS) * 4)
+    in_parts = contents(collect(decoder, windows, tmp_path / "parts", sampled_tokens=200))
+    for name, values in whole.items():
+        np.testing.assert_allclose(in_parts[name], values, rtol=1e-5, atol=1e-6)
+    parts = sorted((tmp_path / "parts" / "activations").iterdir())
+    for part in parts:
+        positions = contents(part)["tokens/position"]
+        assert len(positions) <= rows
+        assert len(np.unique(positions // windows.window)) == 1
+    for lost in parts[1::3]:
+        lost.unlink()
+    written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
+    resumed = contents(collect(decoder, windows, tmp_path / "parts", sampled_tokens=200))
+    assert {part: part.stat().st_mtime_ns for part in written} == written
+    for name, values in in_parts.items():
+        np.testing.assert_array_equal(resumed[name], values)
+
+
 def test_memory_holds_one_window_not_the_text(tmp_path: Path):
     """Python's own memory, which is where activations are kept."""
     neurons, window = 4_096, 128
@@ -318,3 +342,18 @@ def test_memory_holds_one_window_not_the_text(tmp_path: Path):
 
     window_bytes = window * (2 * neurons + WIDTH) * 4
     assert peak(12) < peak(2) + window_bytes
+
+
+def test_memory_holds_few_buffers_not_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    neurons, window = 16_384, 1_024
+    weights = random_weights()
+    weights |= {"w_up": np.ones((WIDTH, neurons), np.float32), "w_down": np.ones((neurons, WIDTH), np.float32)}
+    decoder = write_decoder(tmp_path / "wide", RELU, weights)
+    token_bytes = (2 * neurons + WIDTH) * 4
+    monkeypatch.setattr(collection, "BUFFER_BYTES", 64 * token_bytes)
+    tracemalloc.start()
+    try:
+        collect(decoder, TokenWindows(np.full((1, window), 7), "0" * 64), tmp_path, sampled_tokens=window)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 64 * token_bytes < window * token_bytes / 3
+    finally:
+        tracemalloc.stop()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecc.analysis.collection import Activations, collect, open_activations
-from sparsecc.analysis.important_neurons import important_neurons, is_important, write_frequencies
+from sparsecc.analysis.collection import Activations, Provenance, collect, open_activations
+from sparsecc.analysis.important_neurons import important_neurons, is_important, read_frequencies, write_frequencies
 from sparsecc.analysis.magnitude_distribution import (
     SHARES,
     SPARSITIES,
@@ -19,6 +19,7 @@ from sparsecc.analysis.magnitude_distribution import (
     magnitude_quantiles,
 )
 from sparsecc.analysis.natural_sparsity import BOUNDS, natural_sparsity
+from sparsecc.errors import SparseccError
 from sparsecc.text import TokenWindows
 
 from .decoders import GATED, NEURONS, RELU, random_weights, write_decoder
@@ -56,6 +57,19 @@ def test_quantiles_are_those_of_the_finite_magnitudes(values: np.ndarray, share:
     below, above = (np.quantile(magnitudes, share, method=method) for method in ("lower", "higher"))
     assert below * (1 - 1e-6) <= quantile <= above * (1 + 1e-6)
     assert finite_magnitudes(values).size == magnitudes.size
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.01, 1 / 3])
+def test_bounds_and_thresholds_are_not_rounded(bound: float, tmp_path: Path):
+    """The next float32 to 0.1 is larger than 0.1, the next to 1/3 larger than that, the next to 0.01 smaller."""
+    near = np.float32(bound)
+    assert is_important(np.array([[near]]), bound) == (float(near) > bound)
+    with h5py.File(tmp_path / "activations.h5", "w") as file:
+        file["layers/0/up"] = np.array([[near]])
+        activations = Activations(Provenance("", "", 1, 1, 1, 0, "{}"), [(0, "up")], file)
+        shares = {row.bound: row.share for row in natural_sparsity(activations)}
+    for told, share in shares.items():
+        assert share == (float(near) <= told)
 
 
 @settings(deadline=None)
@@ -110,6 +124,19 @@ def test_frequencies_hot_and_idle_neurons(activations_of, tmp_path: Path):
     write_frequencies(tmp_path / "frequency.h5", frequencies)
     with h5py.File(tmp_path / "frequency.h5", "r") as file:
         np.testing.assert_allclose(file["layers/0/down_input"][...], important.mean(axis=0), rtol=1e-6)
+    found_again = read_frequencies(tmp_path / "frequency.h5")
+    assert found_again.keys() == frequencies.keys()
+    np.testing.assert_array_equal(found_again[0, "down_input"], frequencies[0, "down_input"])
+
+
+@pytest.mark.parametrize("content", [None, b"text"], ids=["missing", "something else"])
+def test_frequencies_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "frequency.h5"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SparseccError, match=r"no readable frequencies .*; run `sparsecc analyze` again") as raised:
+        read_frequencies(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_layer_that_is_all_zero(activations_of):

@@ -1,13 +1,22 @@
 """What a report says must be so: in numbers, in layers, and where there is nothing to say."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecc.analysis.averages import mean, means
-from sparsecc.analysis.wording import in_layers, listed, percent, rounded_up
+from sparsecc.analysis.findings import thresholds_finding, zeros_finding
+from sparsecc.analysis.important_neurons import ImportantNeurons
+from sparsecc.analysis.natural_sparsity import NaturalSparsity
+from sparsecc.analysis.pattern_findings import match_rate_finding
+from sparsecc.analysis.predictability import UNRELATED, PatternMatch
+from sparsecc.analysis.prediction import PredictionQuality
+from sparsecc.analysis.prediction_findings import distance_finding, unbeaten_findings
+from sparsecc.analysis.study_tables import StudyTables
+from sparsecc.analysis.wording import component_words, in_layers, listed, percent, rounded_up
 
 
 @given(st.floats(1e-6, 1e6))
@@ -55,3 +64,83 @@ def test_parts_are_listed():
 def test_means_leave_out_what_is_not_finite():
     assert means([1.0, math.nan, 4.0, 2.0], lambda value: value == 4, lambda value: value) == {False: 1.5, True: 4.0}
     assert math.isnan(mean([math.nan, math.inf]))
+
+
+def study_with(**tables: object) -> StudyTables:
+    """A study of a gated model that has these tables alone."""
+    return SimpleNamespace(words=lambda component: component_words(component, is_gated=True), **tables)  # type: ignore[return-value]
+
+
+class TestZerosByLayer:
+    def told(self, *shares: float) -> str:
+        rows = [NaturalSparsity(layer, "down_input", 0.0, share, 0) for layer, share in enumerate(shares)]
+        nearly = [NaturalSparsity(layer, "down_input", 0.1, 0.99, 0) for layer in range(len(shares))]
+        return zeros_finding(study_with(natural=[*rows, *nearly]))
+
+    def test_the_most_and_the_fewest(self):
+        assert self.told(0.4, 0.9, 0.2) == (
+            "The most zeros are among the inputs of down of layer 1, 90 %; of theirs, layer 2 has the fewest, 20 %."
+        )
+
+    def test_hardly_any(self):
+        assert self.told(0.001, 0) == "In no layer are as many as 1 % of any component's activations exactly zero."
+
+    def test_nothing_finite(self):
+        assert self.told(math.nan) == "No layer has an activation that is a finite number."
+
+
+class TestThresholdsAmongLayers:
+    def told(self, *thresholds: float) -> str:
+        rows = [ImportantNeurons(layer, "up", 0.5, cut, 0.5, 8, 6, 0) for layer, cut in enumerate(thresholds)]
+        alike = [ImportantNeurons(layer, "ffn_input", 0.5, 0.3, 0.5, 8, 6, 0) for layer in range(len(thresholds))]
+        return thresholds_finding(study_with(important=[*alike, *rows], components=["ffn_input", "up"]))
+
+    def test_the_component_that_differs_most(self):
+        assert self.told(0.2, 0.05, 0.1) == (
+            "Thresholds differ most among the outputs of up: 0.05 in layer 1, 0.2 in layer 0, 4.0 times as much."
+        )
+
+    def test_zero_and_nan_are_no_thresholds_to_compare(self):
+        assert self.told(0, math.nan, 0.1, 0.2).endswith("0.1 in layer 2, 0.2 in layer 3, 2.0 times as much.")
+
+    def test_one_layer(self):
+        assert self.told(0.2).startswith("Thresholds cannot be compared")
+
+
+def test_layers_that_match_best_and_worst_leave_unrelated_prompts_out():
+    rows = [
+        PatternMatch(0, similarity, layer, "down_input", "all", rate, rate, 0.5, 0.5)
+        for layer, similarity, rate in [(0, 0.9, 0.8), (0, 0.7, 0.6), (1, 0.9, 0.9), (1, UNRELATED, 0.1)]
+    ]
+    assert match_rate_finding(study_with(matches=rows)) == (
+        "Averaged over variants, patterns match best in layer 1, 90 %, and worst in layer 0, 70 %."
+    )
+    assert match_rate_finding(study_with(matches=rows[2:])) == "The match rate is 90 % in every layer."
+    assert match_rate_finding(study_with(matches=[])) == "Patterns of prompts were not compared."
+
+
+class TestPrediction:
+    def quality(self, source: int, layer: int, recall: float, hot: float = 0.1, previous: float = 0.1):
+        scores = {"recall": recall, "precision": recall, "hot_recall": hot, "hot_precision": hot}
+        scores |= {"previous_recall": previous, "previous_precision": previous}
+        distance = layer - source
+        return PredictionQuality(source, layer, "down_input", distance, 0.5, 0.5, **scores, tokens=9, pairs=9)
+
+    def test_what_distance_costs_is_the_mean_over_predictors(self):
+        rows = [self.quality(0, 0, 0.9), self.quality(1, 1, 0.7), self.quality(0, 1, 0.6), self.quality(0, 2, math.nan)]
+        assert distance_finding(study_with(predictions=rows), "down_input") == (
+            "At a distance of 1 layer the network finds 60 % of the active inputs of down, 20 percentage points less "
+            "than at 0."
+        )
+
+    def test_one_distance_says_nothing(self):
+        rows = [self.quality(0, 0, 0.9)]
+        assert distance_finding(study_with(predictions=rows), "down_input").startswith("Nothing can be said")
+
+    def test_baselines_that_are_better_are_named(self):
+        assert unbeaten_findings(study_with(predictions=[self.quality(0, 0, 0.5)])) == ""
+        assert unbeaten_findings(study_with(predictions=[self.quality(0, 0, 0.5, hot=0.6, previous=0.7)])) == (
+            " The hottest neurons are a better guess for the inputs of down. The previous token's set is a better "
+            "guess for the inputs of down."
+        )
+        assert unbeaten_findings(study_with(predictions=[])) == ""

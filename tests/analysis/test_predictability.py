@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecc.analysis.important_neurons import ImportantNeurons
+from sparsecc.analysis.pattern_plots import compared_patterns
 from sparsecc.analysis.predictability import (
     PROMPT_TOKENS,
     PROMPTS,
@@ -131,6 +132,18 @@ def test_the_worst_and_the_best_are_over_all_positions_of_variants():
         dataclasses.replace(match, component="down_input", match_rate=0.2),
     ]
     assert extremes([best, *others, match], "up") == (match, best)
+
+
+def test_what_a_heatmap_shows_is_what_its_match_rate_counts():
+    random = np.random.default_rng(0)
+    token_ids = random.integers(0, 3, (2, 3, 20))
+    patterns = patterns_of(random.random((2, 3, 20, 13)) < 0.4, token_ids)
+    for match in pattern_matches(patterns):
+        if match.positions == "all" and match.similarity != UNRELATED:
+            same, replaced = compared_patterns(patterns, match)
+            assert same.mean() == pytest.approx(match.match_rate)
+            variant = 1 + SIMILARITIES.index(match.similarity)
+            np.testing.assert_array_equal(replaced, token_ids[match.prompt, 0] != token_ids[match.prompt, variant])
 
 
 def test_patterns_read_back_and_damage_is_said(tmp_path: Path):

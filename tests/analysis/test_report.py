@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from sparsecc.analysis.study import analyze
+from sparsecc.analysis.wording import percent
 
 from .decoders import GATED, RELU, random_weights, write_decoder
 
@@ -59,6 +61,11 @@ def table_rows(study: Path, caption: str) -> list[list[str]]:
     return [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
 
 
+def components(study: Path) -> int:
+    """How many there are; each has a distribution of its own."""
+    return len(json.loads((study / "study.json").read_text())["neurons"])
+
+
 def activations(study: Path, component: str) -> np.ndarray:
     with h5py.File(study / "activations.h5") as file:
         return file[f"layers/0/{component}"][...]
@@ -83,6 +90,32 @@ class TestNumbersFromTheFiles:
             f"{100 * hot / len(counts):.0f} % of the neurons hold 80 % of the important inputs of down"
             in report_text(gated)
         )
+
+    def test_how_often_neurons_are_important(self, gated: Path):
+        values = np.abs(activations(gated, "down_input"))
+        frequency = np.sort(np.mean(values > np.quantile(values, 0.5), axis=0))
+        told = re.search(
+            r"hottest tenth of the neurons is important in (\S+) % of the tokens, the coldest tenth in (\S+) %",
+            report_text(gated),
+        )
+        assert told is not None
+        assert float(told[1]) == pytest.approx(100 * frequency[-1], abs=0.5)
+        assert float(told[2]) == pytest.approx(100 * frequency[0], abs=0.5)
+
+    def test_the_worst_and_the_best_match_of_patterns(self, gated: Path):
+        with h5py.File(gated / "patterns.h5") as file:
+            dataset = file["layers/0/down_input"]
+            active = np.unpackbits(dataset[...], axis=-1, count=dataset.attrs["neurons"])
+        rates = np.mean(active[:, :1] == active[:, 1:], axis=(2, 3))
+        prompt, variant = np.unravel_index(rates.argmin(), rates.shape)
+        similarity = (95, 90, 85, 80, 75, 70)[variant]
+        assert (
+            f"The worst match is {percent(rates.min())}: prompt {prompt} and its variant that shares {similarity} % of "
+            "the tokens, in layer 0."
+        ) in report_text(gated)
+        assert f"The best match is {percent(rates.max())}: prompt " in report_text(gated)
+        header, row = table_rows(gated, "Match rate of the inputs of down by layer")
+        assert float(row[header.index("70")]) == pytest.approx(100 * rates[:, -1].mean(), abs=0.05)
 
     def test_what_the_exported_predictor_finds(self, gated: Path):
         states, values = activations(gated, "ffn_input"), np.abs(activations(gated, "down_input"))
@@ -111,7 +144,9 @@ class TestClaims:
     def test_a_layer_that_is_all_zero(self, study_of: Callable[..., Path]):
         text = report_text(study_of("zero", GATED, w_up=np.zeros_like(random_weights()["w_up"])))
         assert "100 % of the inputs of down (100 % to 100 % by layer) are exactly zero" in text
+        assert "The most zeros are among the outputs of up of layer 0, 100 %" in text
         assert "None of the inputs of down is important" in text
+        assert "The worst match is 100 %" in text
         assert "No predictor could be trained" in text
 
     def test_activations_that_are_not_finite(self, study_of: Callable[..., Path]):
@@ -136,9 +171,23 @@ def test_a_browser_shows_the_report(browser: Browser, request: pytest.FixtureReq
     page.goto(address)
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == [address]
-    assert page.locator("figure svg").count() == 8
+    assert page.locator("figure svg").count() == 13 + components(request.getfixturevalue(name))
+    for figure in page.locator("figure").all():
+        assert figure.locator("figcaption b").inner_text().endswith(".")
+        assert figure.locator("svg text").count() > 4
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert all(figure.bounding_box()["width"] <= width for figure in page.locator("figure svg").all())
+    page.close()
+
+
+def test_a_table_is_copied_as_cells(browser: Browser, gated: Path):
+    page = browser.new_page()
+    page.goto((gated / "report.html").as_uri())
+    page.locator("table").first.select_text()
+    copied = [line.split("\t") for line in page.evaluate("getSelection().toString()").strip().splitlines()]
+    assert copied == [
+        [html.unescape(cell) for cell in row] for row in table_rows(gated, "Activations whose magnitude is at most")
+    ]
     page.close()
 
 
