@@ -146,7 +146,7 @@ def collect(
             rows = pending[index]
             ids = windows.ids.ravel()[rows]
             _write_part(_part(parts, index), provenance, components, kept, positions=rows, ids=ids)
-    for abandoned in parts.glob("*.partial"):  # by a run that was killed while it wrote
+    for abandoned in folder.rglob("*.partial"):  # by a run that was killed while it wrote
         abandoned.unlink(missing_ok=True)
     return _write_index(folder, provenance, {index: len(rows) for index, rows in sampled.items()}, components)
 
@@ -314,7 +314,9 @@ def _write_index(
 def _write_whole(path: Path, content: io.BytesIO) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        partial.write_bytes(content.getbuffer())
+        with partial.open("wb") as file:
+            file.write(content.getbuffer())
+            os.fsync(file.fileno())  # else a power failure may keep the name and lose the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -335,7 +337,7 @@ def _read_provenance(file: h5py.File) -> Provenance:
 def _is_whole(
     path: Path, provenance: Provenance, positions: NDArray[np.int64], components: Sequence[Component]
 ) -> bool:
-    """Whether a part is there already, of the same provenance and with every component."""
+    """Whether a part is there already, of the same provenance and with every component, readable to its last byte."""
     if not path.is_file():
         return False
     try:
@@ -343,8 +345,8 @@ def _is_whole(
             if file.attrs.get("format") != FORMAT or _read_provenance(file) != provenance:
                 return False
             for component in components:
-                dataset = file[_place(component.layer, component.name)]
-                if dataset.dtype != np.float32 or dataset.shape != (len(positions), component.neurons):
+                values = file[_place(component.layer, component.name)][...]
+                if values.dtype != np.float32 or values.shape != (len(positions), component.neurons):
                     return False
             return bool(np.array_equal(file["tokens/position"][...], positions))
     except _UNREADABLE:

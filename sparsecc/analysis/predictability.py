@@ -28,6 +28,8 @@ PROMPTS_FILE = "prompts.csv"
 PATTERNS_FILE = "patterns.h5"
 PROMPTS = 12
 PROMPT_TOKENS = 60
+LEAST_TOKENS = PROMPTS * PROMPT_TOKENS
+"""Of a text, so that prompts have nothing in common."""
 SIMILARITIES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 POSITIONS = ("all", "kept", "replaced")
 UNRELATED = 0.0
@@ -112,10 +114,10 @@ def similar_prompts(text: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     variant replaces, the less similar ones replace alike, so that they differ in nothing but how much.
 
     Raises:
-        SparseccError: the text is shorter than a prompt, or has but one token to choose from.
+        SparseccError: the text is shorter than all prompts, or has but one token to choose from.
     """
-    if len(text) < PROMPT_TOKENS or len(np.unique(text)) == 1:
-        raise SparseccError(f"prompts need a text of at least {PROMPT_TOKENS} tokens that are not all the same")
+    if len(text) < LEAST_TOKENS or len(np.unique(text)) == 1:
+        raise SparseccError(f"prompts need a text of at least {LEAST_TOKENS} tokens that are not all the same")
     random = np.random.default_rng(seed)
     starts = np.linspace(0, len(text) - PROMPT_TOKENS, PROMPTS).astype(np.int64)
     prompts = [_with_variants(text[start : start + PROMPT_TOKENS], text, random) for start in starts]

@@ -97,8 +97,10 @@ def analyze(
     evaluation_source = Path(evaluation) if evaluation else shipped_text("evaluation")
     if not 0 < sparsity < 1:
         raise SparseccError(f"sparsity {sparsity} is not in (0, 1); 0.5 calls the larger half of activations important")
-    if evaluation_tokens < predictability.PROMPT_TOKENS:
-        raise SparseccError(f"prompts need {predictability.PROMPT_TOKENS} evaluation tokens; ask for more")
+    if min(tokens, sampled_tokens) < 1:
+        raise SparseccError("a study needs at least one token, and one that is sampled; ask for more")
+    if evaluation_tokens < predictability.LEAST_TOKENS:
+        raise SparseccError(f"prompts need {predictability.LEAST_TOKENS} evaluation tokens; ask for more")
     check_apart(Path(model), output)
     check_target(output, overwrite=overwrite)
     for path in (source, evaluation_source):

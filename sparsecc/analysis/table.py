@@ -22,7 +22,7 @@ def write_table(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
         OSError: the file cannot be written.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)  # ends lines with \r\n, so that text with either of them is quoted
         writer.writerow(_columns(row_type))
         writer.writerows([_cell(value) for value in vars(row).values()] for row in rows)
 

@@ -165,6 +165,19 @@ def test_a_network_without_a_gate(tmp_path: Path, windows: TokenWindows):
     np.testing.assert_array_equal(collected["layers/0/down_input"], np.maximum(collected["layers/0/pre_activation"], 0))
 
 
+def cut_short(part: Path) -> None:
+    os.truncate(part, part.stat().st_size // 2)
+
+
+def garbled(part: Path) -> None:
+    """Other bytes in the middle of a compressed component; all else is as it was."""
+    with h5py.File(part) as file:
+        chunk = file["layers/0/down_input"].id.get_chunk_info(0)
+    with part.open("r+b") as file:
+        file.seek(chunk.byte_offset + chunk.size // 2)
+        file.write(b"garbled!")
+
+
 class TestAnInterruption:
     def test_a_killed_collection_goes_on_where_it_was(self, dense: Artifact, tmp_path: Path):
         parts = tmp_path / "collected" / "activations"
@@ -208,11 +221,11 @@ class TestAnInterruption:
         collect(decoder, TokenWindows(windows.ids[:2], "0" * 64), tmp_path, sampled_tokens=300)
         assert len(list((tmp_path / "activations").iterdir())) == 2
 
-    def test_a_part_cut_short_is_made_again(self, decoder: Artifact, windows: TokenWindows, tmp_path: Path):
+    @pytest.mark.parametrize("damage", [cut_short, garbled])
+    def test_a_damaged_part_is_made_again(self, decoder: Artifact, windows: TokenWindows, tmp_path: Path, damage):
         path = collect(decoder, windows, tmp_path, sampled_tokens=300)
         expected = contents(path)
-        part = tmp_path / "activations" / "00002.h5"
-        os.truncate(part, part.stat().st_size // 2)
+        damage(tmp_path / "activations" / "00002.h5")
         collect(decoder, windows, tmp_path, sampled_tokens=300)
         for name, values in contents(path).items():
             np.testing.assert_array_equal(values, expected[name])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sparsecc.analysis.important_neurons import ImportantNeurons
 from sparsecc.analysis.pattern_plots import compared_patterns
 from sparsecc.analysis.predictability import (
+    LEAST_TOKENS,
     PROMPT_TOKENS,
     PROMPTS,
     SIMILARITIES,
@@ -61,9 +62,9 @@ def test_prompts_are_taken_from_all_over_the_text():
     assert (prompts[0, 0], prompts[-1, -1]) == (0, 999)
 
 
-@pytest.mark.parametrize("text", [TEXT[: PROMPT_TOKENS - 1], np.full(100, 7)], ids=["short", "one token"])
+@pytest.mark.parametrize("text", [TEXT[: LEAST_TOKENS - 1], np.full(1000, 7)], ids=["short", "one token"])
 def test_a_text_that_gives_no_prompts_is_refused(text: np.ndarray):
-    with pytest.raises(SparseccError, match="prompts need a text of at least 60 tokens that are not all the same"):
+    with pytest.raises(SparseccError, match="prompts need a text of at least 720 tokens that are not all the same"):
         similar_prompts(text, 0)
 
 

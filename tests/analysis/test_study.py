@@ -14,14 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsecc.analysis.sparsity_sweep import SCOPES, TARGETS
+from sparsecc.analysis.study import analyze
 from sparsecc.artifact import Artifact
 from sparsecc.command_line import app
+from sparsecc.errors import SparseccError
 from sparsecc.evaluation import evaluate
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 from .decoders import GATED, NEURONS, RELU, VOCABULARY, WIDTH, random_weights, write_decoder
 
-FEW_TOKENS = ("--tokens", "480", "--sampled-tokens", "200", "--evaluation-tokens", "120")
+FEW_TOKENS = ("--tokens", "480", "--sampled-tokens", "200", "--evaluation-tokens", "720")
 
 
 def rows(path: Path, **wanted: str) -> list[dict[str, str]]:
@@ -171,7 +173,7 @@ def test_a_terminated_study_goes_on_with_what_it_collected(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".study-activations", "decoder"]
     written = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert len(written) >= 4
-    run(*command, "--evaluation-tokens", "60")
+    run(*command, "--evaluation-tokens", "720")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder", "study"]
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "study" / "activations").iterdir()}
     assert kept.items() >= written.items()
@@ -179,6 +181,12 @@ def test_a_terminated_study_goes_on_with_what_it_collected(tmp_path: Path):
 
 
 class TestAMistake:
+    @pytest.mark.parametrize("few", [{"tokens": 0}, {"sampled_tokens": 0}])
+    def test_no_tokens_at_all(self, decoder: Path, tmp_path: Path, few: dict[str, int]):
+        with pytest.raises(SparseccError, match="at least one token"):
+            analyze(decoder, tmp_path / "study", **few)
+        assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
+
     @pytest.fixture
     def decoder(self, tmp_path: Path) -> Path:
         return write_decoder(tmp_path / "decoder", GATED, random_weights()).directory
@@ -188,7 +196,7 @@ class TestAMistake:
         [
             (("--sparsity", "1"), "not in (0, 1)"),
             (("--sparsity", "nan"), "not in (0, 1)"),
-            (("--evaluation-tokens", "59"), "prompts need 60"),
+            (("--evaluation-tokens", "719"), "prompts need 720"),
             (("--text", "nowhere.txt"), "nowhere.txt does not exist"),
             (("--evaluation", "nowhere.txt"), "nowhere.txt does not exist"),
         ],
@@ -200,7 +208,7 @@ class TestAMistake:
         assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
 
     def test_a_text_without_prompts(self, decoder: Path, tmp_path: Path):
-        (tmp_path / "text.txt").write_text("\n" * 500)
+        (tmp_path / "text.txt").write_text("\n" * 1_000)
         assert "prompts need" in refused(
             decoder, "-o", tmp_path / "study", "--evaluation", tmp_path / "text.txt", *FEW_TOKENS
         )
