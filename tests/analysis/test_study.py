@@ -208,7 +208,7 @@ class TestAMistake:
         assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
 
     def test_a_text_without_prompts(self, decoder: Path, tmp_path: Path):
-        (tmp_path / "text.txt").write_text("\n" * 1_000)
+        (tmp_path / "text.txt").write_text("\n" * 4_000)
         assert "prompts need" in refused(
             decoder, "-o", tmp_path / "study", "--evaluation", tmp_path / "text.txt", *FEW_TOKENS
         )
