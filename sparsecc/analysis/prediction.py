@@ -29,8 +29,9 @@ class PredictionQuality:
     """How well a component's active sets are foretold, on windows of the text that the predictor was not trained on.
 
     A neuron is active where abs(x) exceeds the threshold of
-    :class:`sparsecc.analysis.important_neurons.ImportantNeurons`. All three ways predict about as many neurons as are
-    active. Recall is the share of the active neurons that are predicted, precision the share of the predicted ones
+    :class:`sparsecc.analysis.important_neurons.ImportantNeurons`. The network predicts the highest scores, as many as
+    there are active neurons in all tokens together, so that its recall is its precision; the baselines predict about
+    as many. Recall is the share of the active neurons that are predicted, precision the share of the predicted ones
     that are active, over all tokens together; NaN where there is none. A blind guess has the recall
     ``predicted_share`` and the precision ``active_share``.
 
@@ -39,10 +40,10 @@ class PredictionQuality:
         layer, component: what is predicted, see :mod:`sparsecc.analysis.components`.
         distance: ``layer - source_layer``.
         active_share: of all (token, neuron) pairs, those that are active.
-        predicted_share: those that the predictor's network calls active. It calls so what has a score above a cut,
-            at which it predicts as many as are active in the tokens that it was trained on.
+        predicted_share: those that the network predicts; equal to ``active_share``.
         recall, precision: of the network.
-        hot_recall, hot_precision: of the neurons that were active most often in those tokens, as many as were active.
+        hot_recall, hot_precision: of the neurons that were active most often in the tokens trained on, at each token
+            as many as are active on average.
         previous_recall, previous_precision: of the set of the previous token, on the ``pairs`` tokens whose previous
             one was sampled too.
         tokens, pairs: how many tokens these shares are taken over.
@@ -67,6 +68,9 @@ class PredictionQuality:
 @dataclasses.dataclass(frozen=True)
 class LayerPredictor:
     """A predictor of all the active sets behind a layer; a neuron is predicted to be active where its score is > 0.
+
+    In the tokens that it was trained on, as many scores of a target are > 0 as neurons are active. In others more or
+    fewer may be, so :class:`PredictionQuality` does not go by that cut.
 
     Attributes:
         source_layer: the layer whose ``ffn_input`` it reads.
@@ -210,8 +214,10 @@ def _qualities(
     hidden = network.hidden(states)
     for target in targets:
         sets = target.sets
-        active, predicted = sets.of(rows), network.scores(hidden, target.scores) > 0
-        hot = np.broadcast_to(hottest(target.frequency), active.shape)
+        active = sets.of(rows)
+        count = int(np.count_nonzero(active))
+        predicted = highest(network.scores(hidden, target.scores), count)
+        hot = np.broadcast_to(highest(target.frequency, round(count / len(rows))), active.shape)
         recall, precision = recall_and_precision(active, predicted)
         hot_recall, hot_precision = recall_and_precision(active, hot)
         previous_recall, previous_precision = recall_and_precision(sets.of(pairs), sets.of(pairs - 1))
@@ -233,10 +239,10 @@ def _qualities(
         )
 
 
-def hottest(frequency: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The neurons that are active most often, as many as are active on average."""
-    chosen = np.zeros(frequency.size, np.bool_)
-    chosen[np.argsort(-frequency, kind="stable")[: round(float(frequency.sum()))]] = True
+def highest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Where the ``count`` highest of all scores are, in an array of the same shape; of equal ones, any."""
+    chosen = np.zeros(scores.shape, np.bool_)
+    chosen.flat[np.argpartition(-scores, min(count, scores.size - 1), axis=None)[:count]] = True
     return chosen
 
 

@@ -16,7 +16,7 @@ Measure = Callable[[PredictionQuality], float]
 _BASELINES: Mapping[str, Measure] = {
     "hottest neurons": lambda row: row.hot_recall,
     "previous token's set": lambda row: row.previous_recall,
-    "blind guess": lambda row: row.active_share,
+    "blind guess": lambda row: row.predicted_share,
 }
 
 

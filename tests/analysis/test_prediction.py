@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from sparsecc.analysis.collection import Activations, Provenance
 from sparsecc.analysis.important_neurons import important_neurons
-from sparsecc.analysis.prediction import hottest, predict_active_sets, recall_and_precision
+from sparsecc.analysis.prediction import highest, predict_active_sets, recall_and_precision
 from sparsecc.analysis.predictor_export import torch_scores, write_predictor
 
 ROWS, WINDOW, CHANNELS, NEURONS = 1600, 100, 12, 40
@@ -63,8 +63,19 @@ def test_what_follows_from_the_state_is_found_and_what_does_not_is_not(file: h5p
     assert noise.recall == pytest.approx(noise.predicted_share, abs=0.03)
     assert noise.previous_recall == pytest.approx(noise.active_share, abs=0.03)
     for row in rows.values():
-        assert row.predicted_share == pytest.approx(row.active_share, abs=0.03)
-        assert row.recall * row.active_share == pytest.approx(row.precision * row.predicted_share)
+        assert row.predicted_share == row.active_share
+        assert row.recall == row.precision
+
+
+def test_as_many_are_predicted_as_are_active_where_that_is_not_as_many_as_were_trained_on(file: h5py.File):
+    file["layers/1/down_input"][1500:] += 1
+    row = qualities(file)[1, "down_input"]
+    held_out = np.arange(ROWS) // WINDOW % 4 == 3
+    values = np.abs(file["layers/1/down_input"][...])
+    active = values > np.quantile(values, 0.5)
+    assert row.active_share == pytest.approx(active[held_out].mean())
+    assert row.active_share > active[~held_out].mean() + 0.1
+    assert row.predicted_share == row.active_share
 
 
 def test_the_same_seed_gives_the_same_predictor(file: h5py.File):
@@ -151,9 +162,10 @@ def test_recall_and_precision_are_their_definitions(active: np.ndarray, guessed:
     assert np.isnan(precision) if not guessed.any() else precision == both / sum(g for _, g in pairs)
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
-def test_the_hottest_are_as_many_as_are_active_on_average(frequencies: list[float]):
-    frequency = np.array(frequencies, np.float32)
-    chosen = hottest(frequency)
-    assert chosen.sum() == round(float(frequency.sum()))
-    assert frequency[chosen].min(initial=1) >= frequency[~chosen].max(initial=0)
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.data())
+def test_the_highest_are_as_many_as_are_asked_for(values: list[float], data: st.DataObject):
+    count = data.draw(st.integers(0, len(values)))
+    scores = np.array(values, np.float32)
+    chosen = highest(scores, count)
+    assert chosen.sum() == count
+    assert scores[chosen].min(initial=1) >= scores[~chosen].max(initial=0)
