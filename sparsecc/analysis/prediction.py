@@ -20,6 +20,8 @@ SOURCE = FFN_INPUT
 TARGETS = (ATTENTION_INPUT, O_INPUT, FFN_INPUT, DOWN_INPUT)
 """What projections read: an inactive neuron is a weight row that need not be fetched."""
 _HELD_OUT_EVERY = 4
+_FEWEST_FOLLOWERS = 32
+"""Fewer tokens would judge a predictor by chance."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +46,9 @@ class PredictionQuality:
         recall, precision: of the network.
         hot_recall, hot_precision: of the neurons that were active most often in the tokens trained on, at each token
             as many as are active on average.
-        previous_recall, previous_precision: of the set of the previous token, on the ``pairs`` tokens whose previous
-            one was sampled too.
-        tokens, pairs: how many tokens these shares are taken over.
+        previous_recall, previous_precision: of the set of the previous token; NaN where that is known of too few.
+        tokens: how many all these shares are taken over: those whose previous token was sampled too, or all that were
+            not trained on where these are fewer than 32.
     """
 
     source_layer: int
@@ -62,7 +64,6 @@ class PredictionQuality:
     previous_recall: float
     previous_precision: float
     tokens: int
-    pairs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +141,11 @@ def predict_active_sets(
         if behind and trained_on.size and seen.size:
             targets = list(_targets(behind, trained_on))
             network = _train(states, trained_on, targets, seed)
-            pairs = _with_previous(activations.positions, windows, seen)
+            followers = _with_previous(activations.positions, windows, seen)
+            follow = followers.size >= _FEWEST_FOLLOWERS
+            judged = followers if follow else seen
             predicted = [(target.sets.layer, target.sets.component, target.sets.neurons) for target in targets]
-            qualities = list(_qualities(source, network, states[seen], targets, rows=seen, pairs=pairs))
+            qualities = list(_qualities(source, network, states[judged], targets, rows=judged, follow=follow))
             yield LayerPredictor(source, predicted, network), qualities
 
 
@@ -209,8 +212,9 @@ def _qualities(
     targets: Sequence[_Target],
     *,
     rows: NDArray[np.int64],
-    pairs: NDArray[np.int64],
+    follow: bool,
 ) -> Iterator[PredictionQuality]:
+    """How well each target is predicted at ``rows``, whose previous tokens are the rows before if they ``follow``."""
     hidden = network.hidden(states)
     for target in targets:
         sets = target.sets
@@ -220,7 +224,9 @@ def _qualities(
         hot = np.broadcast_to(highest(target.frequency, round(count / len(rows))), active.shape)
         recall, precision = recall_and_precision(active, predicted)
         hot_recall, hot_precision = recall_and_precision(active, hot)
-        previous_recall, previous_precision = recall_and_precision(sets.of(pairs), sets.of(pairs - 1))
+        previous_recall, previous_precision = (
+            recall_and_precision(active, sets.of(rows - 1)) if follow else (np.nan, np.nan)
+        )
         yield PredictionQuality(
             source_layer=source,
             layer=sets.layer,
@@ -235,7 +241,6 @@ def _qualities(
             previous_recall=previous_recall,
             previous_precision=previous_precision,
             tokens=len(rows),
-            pairs=len(pairs),
         )
 
 

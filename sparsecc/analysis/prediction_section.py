@@ -22,8 +22,9 @@ _FOUND: Mapping[str, Callable[[PredictionQuality], float]] = {
     "previous, precision": lambda row: row.previous_precision,
 }
 _EXPLANATION = (
-    "Recall and precision, %, on windows that were not trained on. As many neurons are predicted as are active, by the "
-    "baselines about as many; hottest: those that were active most often; previous: those of the token before."
+    "Recall and precision, %, on the same tokens of windows that were not trained on. As many neurons are predicted as "
+    "are active, by the baselines about as many; hottest: those that were active most often; previous: those of the "
+    "token before."
 )
 
 

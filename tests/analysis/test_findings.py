@@ -124,7 +124,7 @@ class TestPrediction:
         scores = {"recall": recall, "precision": recall, "hot_recall": hot, "hot_precision": hot}
         scores |= {"previous_recall": previous, "previous_precision": previous}
         distance = layer - source
-        return PredictionQuality(source, layer, "down_input", distance, 0.5, 0.5, **scores, tokens=9, pairs=9)
+        return PredictionQuality(source, layer, "down_input", distance, 0.5, 0.5, **scores, tokens=9)
 
     def test_what_distance_costs_is_the_mean_over_predictors(self):
         rows = [self.quality(0, 0, 0.9), self.quality(1, 1, 0.7), self.quality(0, 1, 0.6), self.quality(0, 2, math.nan)]
