@@ -34,8 +34,8 @@ class PredictionQuality:
     :class:`sparsecc.analysis.important_neurons.ImportantNeurons`. The network predicts the highest scores, as many as
     there are active neurons in all tokens together, so that its recall is its precision; the baselines predict about
     as many. Recall is the share of the active neurons that are predicted, precision the share of the predicted ones
-    that are active, over all tokens together; NaN where there is none. A blind guess has the recall
-    ``predicted_share`` and the precision ``active_share``.
+    that are active, over all tokens together; NaN where there is none. A blind guess of ``predicted_share`` has that
+    recall and the precision ``active_share``. Guesses of different sizes are compared by F1, see :func:`f1`.
 
     Attributes:
         source_layer: the layer whose ``ffn_input`` is predicted from.
@@ -64,6 +64,22 @@ class PredictionQuality:
     previous_recall: float
     previous_precision: float
     tokens: int
+
+    @property
+    def network_f1(self) -> float:
+        return f1(self.recall, self.precision)
+
+    @property
+    def hot_f1(self) -> float:
+        return f1(self.hot_recall, self.hot_precision)
+
+    @property
+    def previous_f1(self) -> float:
+        return f1(self.previous_recall, self.previous_precision)
+
+    @property
+    def blind_f1(self) -> float:
+        return f1(self.predicted_share, self.active_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,3 +271,8 @@ def recall_and_precision(active: NDArray[np.bool_], predicted: NDArray[np.bool_]
     """The shares of active entries that are predicted, and of predicted entries that are active; NaN of none."""
     both, of_active, of_predicted = (int(np.count_nonzero(of)) for of in (active & predicted, active, predicted))
     return both / of_active if of_active else np.nan, both / of_predicted if of_predicted else np.nan
+
+
+def f1(recall: float, precision: float) -> float:
+    """The harmonic mean of recall and precision: both, where as many are predicted as are active. NaN of no recall."""
+    return 2 * recall * precision / (recall + precision) if recall else 0.0

@@ -14,19 +14,19 @@ from sparsecc.inline_svg import COLORS, count_along, legend_above, line_styles, 
 
 Measure = Callable[[PredictionQuality], float]
 _BASELINES: Mapping[str, Measure] = {
-    "hottest neurons": lambda row: row.hot_recall,
-    "previous token's set": lambda row: row.previous_recall,
-    "blind guess": lambda row: row.predicted_share,
+    "hottest neurons": lambda row: row.hot_f1,
+    "previous token's set": lambda row: row.previous_f1,
+    "blind guess": lambda row: row.blind_f1,
 }
 
 
-def recall_by_layer_plot(study: StudyTables, component: str) -> Figure:
-    """The recall of each predictor and of the baselines, by the layer that is predicted."""
-    figure, axes = new_plot("layer whose active neurons are predicted", "active neurons found, %")
+def f1_by_layer_plot(study: StudyTables, component: str) -> Figure:
+    """The F1 of each predictor and of the baselines, by the layer that is predicted."""
+    figure, axes = new_plot("layer whose active neurons are predicted", "F1, %")
     rows = [row for row in study.predictions if row.component == component]
     sources = sorted({row.source_layer for row in rows})
     for source, style in line_styles(sources):
-        line = {row.layer: row.recall for row in rows if row.source_layer == source}
+        line = {row.layer: row.network_f1 for row in rows if row.source_layer == source}
         axes.plot(*_percentages(line), label=f"network, from layer {source}", **style)
     first = [row for row in rows if row.source_layer == sources[0]] if sources else []
     _draw_baselines(axes, first, lambda row: row.layer)
@@ -35,11 +35,11 @@ def recall_by_layer_plot(study: StudyTables, component: str) -> Figure:
     return figure
 
 
-def recall_by_distance_plot(study: StudyTables, component: str) -> Figure:
-    """The recall of all predictors together and of the baselines, by how many layers lie between."""
-    figure, axes = new_plot("layers between state and prediction", "active neurons found, %")
+def f1_by_distance_plot(study: StudyTables, component: str) -> Figure:
+    """The F1 of all predictors together and of the baselines, by how many layers lie between."""
+    figure, axes = new_plot("layers between state and prediction", "F1, %")
     rows = [row for row in study.predictions if row.component == component]
-    network = means(rows, lambda row: row.distance, lambda row: row.recall)
+    network = means(rows, lambda row: row.distance, lambda row: row.network_f1)
     ((_, style),) = line_styles(["network"])
     axes.plot(*_percentages(dict(sorted(network.items()))), label="network", **style)
     _draw_baselines(axes, rows, lambda row: row.distance)

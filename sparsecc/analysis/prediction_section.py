@@ -43,21 +43,24 @@ def prediction_section(study: StudyTables) -> Section:
 
 
 def _plots(study: StudyTables, finding: str) -> Iterator[Plot]:
-    described = "How many of the active {words} are found, in %, on windows of the text that were not trained on"
+    described = (
+        "How well the active {words} are foretold: F1, the harmonic mean of recall and precision, in %, on windows of "
+        "the text that were not trained on"
+    )
     predicted = {row.component for row in study.predictions}
     for component in (DOWN_INPUT, prediction.SOURCE):
         if component in predicted:
             words = study.words(component)
             yield drawn(
                 f"prediction-{component}",
-                prediction_plots.recall_by_layer_plot(study, component),
+                prediction_plots.f1_by_layer_plot(study, component),
                 finding if component == DOWN_INPUT else prediction_findings.prediction_finding(study, component),
                 f"{described.format(words=words)}.",
             )
     if DOWN_INPUT in predicted:
         yield drawn(
             "prediction-distance",
-            prediction_plots.recall_by_distance_plot(study, DOWN_INPUT),
+            prediction_plots.f1_by_distance_plot(study, DOWN_INPUT),
             prediction_findings.distance_finding(study, DOWN_INPUT),
             f"{described.format(words=study.words(DOWN_INPUT))}, mean over the predictors that reach so far.",
         )

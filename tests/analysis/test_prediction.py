@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from sparsecc.analysis.collection import Activations, Provenance
 from sparsecc.analysis.important_neurons import important_neurons
-from sparsecc.analysis.prediction import highest, predict_active_sets, recall_and_precision
+from sparsecc.analysis.prediction import f1, highest, predict_active_sets, recall_and_precision
 from sparsecc.analysis.predictor_export import torch_scores, write_predictor
 
 ROWS, WINDOW, CHANNELS, NEURONS = 1600, 100, 12, 40
@@ -161,6 +161,15 @@ def test_recall_and_precision_are_their_definitions(active: np.ndarray, guessed:
     recall, precision = recall_and_precision(active, guessed)
     assert np.isnan(recall) if not active.any() else recall == both / sum(a for a, _ in pairs)
     assert np.isnan(precision) if not guessed.any() else precision == both / sum(g for _, g in pairs)
+
+
+@given(active=sets, guessed=sets)
+def test_f1_is_twice_what_both_have_of_all_that_each_has(active: np.ndarray, guessed: np.ndarray):
+    measured = f1(*recall_and_precision(active, guessed))
+    if active.any():
+        assert measured == pytest.approx(2 * (active & guessed).sum() / (active.sum() + guessed.sum()))
+    else:
+        assert np.isnan(measured)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.data())
