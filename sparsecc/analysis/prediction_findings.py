@@ -13,12 +13,10 @@ from sparsecc.analysis.wording import listed, percent
 
 def prediction_finding(study: StudyTables, component: str) -> str:
     """How much an early state foretells, and what the baselines find."""
-    rows = _told(study, component)
+    rows = _told_by_first(study, component)
     if not rows:
         return "No predictor could be trained: it takes two windows of text and active neurons to foretell."
-    source = min(row.source_layer for row in rows)
-    ordered = sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)
-    near, far = ordered[0], ordered[-1]
+    near, far, source = rows[0], rows[-1], rows[0].source_layer
     sentence = (
         f"From its state in layer {source}, a small network foretells the active {study.words(component)} of layer "
         f"{near.layer} with an F1 of {percent(near.network_f1)} and layer {far.layer}'s with "
@@ -31,17 +29,16 @@ def prediction_finding(study: StudyTables, component: str) -> str:
 
 
 def distance_finding(study: StudyTables, component: str) -> str:
-    """What is lost with each layer between the state and what it foretells."""
-    rows = _told(study, component)
-    f1 = means(rows, lambda row: row.distance, lambda row: row.network_f1)
-    near, far = min(f1, default=0), max(f1, default=0)
-    if near == far:
+    """What the first predictor loses with the layers between its state and what it foretells."""
+    rows = _told_by_first(study, component)
+    if len(rows) < 2:
         return "Nothing can be said of distances: there is one alone."
-    change = 100 * (f1[far] - f1[near])
+    near, far = rows[0], rows[-1]
+    change = 100 * (far.network_f1 - near.network_f1)
     return (
-        f"At a distance of {far} layer{'s' if far > 1 else ''} the network foretells the active "
-        f"{study.words(component)} with an F1 of {percent(f1[far])}, {abs(change):.0f} percentage points "
-        f"{'less' if change < 0 else 'more'} than at {near}."
+        f"At a distance of {far.distance} layer{'s' if far.distance > 1 else ''} the network of layer "
+        f"{far.source_layer} foretells the active {study.words(component)} with an F1 of {percent(far.network_f1)}, "
+        f"{abs(change):.0f} percentage points {'less' if change < 0 else 'more'} than at {near.distance}."
     )
 
 
@@ -62,5 +59,8 @@ def unbeaten_findings(study: StudyTables) -> str:
     return "".join(sentences)
 
 
-def _told(study: StudyTables, component: str) -> Sequence[PredictionQuality]:
-    return [row for row in study.predictions if row.component == component and not math.isnan(row.recall)]
+def _told_by_first(study: StudyTables, component: str) -> Sequence[PredictionQuality]:
+    """What the predictor of the first layer says of a component that is ever active, by layer."""
+    rows = [row for row in study.predictions if row.component == component and not math.isnan(row.recall)]
+    source = min((row.source_layer for row in rows), default=0)
+    return sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from sparsecc.analysis import prediction, prediction_findings, prediction_plots
-from sparsecc.analysis.averages import means
 from sparsecc.analysis.components import DOWN_INPUT
 from sparsecc.analysis.prediction import PredictionQuality
 from sparsecc.analysis.predictor_export import predictor_name
@@ -62,19 +61,18 @@ def _plots(study: StudyTables, finding: str) -> Iterator[Plot]:
             "prediction-distance",
             prediction_plots.f1_by_distance_plot(study, DOWN_INPUT),
             prediction_findings.distance_finding(study, DOWN_INPUT),
-            f"{described.format(words=study.words(DOWN_INPUT))}, mean over the predictors that reach so far.",
+            f"{described.format(words=study.words(DOWN_INPUT))}.",
         )
 
 
 def _by_distance(study: StudyTables) -> Table:
     rows = [row for row in study.predictions if row.component == DOWN_INPUT]
-    values = {name: means(rows, lambda row: row.distance, measure) for name, measure in _FOUND.items()}
     return Table(
-        f"By the layers between the state and the {study.words(DOWN_INPUT)}, mean over predictors. {_EXPLANATION}",
-        ["distance", *_FOUND],
+        f"By the layers between the state and the {study.words(DOWN_INPUT)}. {_EXPLANATION}",
+        ["from layer", "distance", *_FOUND],
         [
-            [str(distance), *(percentage(values[name][distance]) for name in _FOUND)]
-            for distance in sorted({row.distance for row in rows})
+            [str(row.source_layer), str(row.distance), *(percentage(measure(row)) for measure in _FOUND.values())]
+            for row in sorted(rows, key=lambda row: (row.source_layer, row.distance))
         ],
     )
 

@@ -127,11 +127,11 @@ class TestPrediction:
         distance = layer - source
         return PredictionQuality(source, layer, "down_input", distance, 0.5, 0.5, **scores, tokens=9)
 
-    def test_what_distance_costs_is_the_mean_over_predictors(self):
-        rows = [self.quality(0, 0, 0.9), self.quality(1, 1, 0.7), self.quality(0, 1, 0.6), self.quality(0, 2, math.nan)]
+    def test_what_distance_costs_is_said_of_one_predictor(self):
+        rows = [self.quality(1, 1, 0.7), self.quality(0, 0, 0.9), self.quality(0, 1, 0.6), self.quality(0, 2, math.nan)]
         assert distance_finding(study_with(predictions=rows), "down_input") == (
-            "At a distance of 1 layer the network foretells the active inputs of down with an F1 of 60 %, 20 "
-            "percentage points less than at 0."
+            "At a distance of 1 layer the network of layer 0 foretells the active inputs of down with an F1 of 60 %, "
+            "30 percentage points less than at 0."
         )
 
     def test_one_distance_says_nothing(self):
