@@ -111,6 +111,34 @@ def test_tokens_whose_state_is_not_finite_are_left_out(file: h5py.File):
     assert row.recall > 0.7
 
 
+def test_baselines_are_what_numpy_counts(file: h5py.File):
+    """Neurons differ in how often they are active, and a token's set has half of the one before."""
+    random = np.random.default_rng(1)
+    values = random.standard_normal((ROWS, NEURONS)) + np.linspace(-1, 1, NEURONS)
+    values[1::2] += values[::2]
+    file["layers/1/down_input"][...] = values
+    position = np.flatnonzero(random.random(2 * ROWS) < 0.5)[:ROWS]
+    position = np.concatenate([position, 2 * ROWS + np.arange(ROWS - len(position))])
+    del file["tokens/position"]
+    file["tokens/position"] = position
+    row = qualities(file)[1, "down_input"]
+
+    magnitudes = np.abs(file["layers/1/down_input"][...])
+    active = magnitudes > np.quantile(magnitudes, 0.5)
+    window = np.unique(position // WINDOW, return_inverse=True)[1]
+    held_out = window % 4 == 3
+    judged = [i for i in np.flatnonzero(held_out) if position[i] - position[i - 1] == 1 and window[i] == window[i - 1]]
+    assert row.tokens == len(judged) < held_out.sum()
+    actual, before = active[judged], active[[i - 1 for i in judged]]
+    assert row.active_share == pytest.approx(actual.mean())
+    assert row.previous_recall == pytest.approx(before[actual].mean())
+    assert row.previous_precision == pytest.approx(actual[before].mean())
+    hottest = np.argsort(active[~held_out].mean(axis=0))[-round(actual.sum(axis=1).mean()) :]
+    assert row.hot_recall == pytest.approx(actual[:, hottest].sum() / actual.sum())
+    assert row.hot_precision == pytest.approx(actual[:, hottest].mean())
+    assert len({row.previous_recall, row.previous_precision, row.hot_recall, row.hot_precision}) == 4
+
+
 def test_where_no_tokens_follow_each_other_all_are_judged_without_previous_sets(file: h5py.File):
     del file["tokens/position"]
     file["tokens/position"] = np.arange(ROWS) * 2
