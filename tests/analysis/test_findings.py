@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecc.analysis.averages import mean, means
-from sparsecc.analysis.findings import thresholds_finding, zeros_finding
+from sparsecc.analysis.findings import (
+    magnitudes_finding,
+    sweep_finding,
+    thresholds_finding,
+    weights_finding,
+    zeros_finding,
+)
 from sparsecc.analysis.important_neurons import ImportantNeurons
 from sparsecc.analysis.natural_sparsity import NaturalSparsity
 from sparsecc.analysis.pattern_findings import match_rate_finding
 from sparsecc.analysis.predictability import UNRELATED, PatternMatch
 from sparsecc.analysis.prediction import PredictionQuality
 from sparsecc.analysis.prediction_findings import distance_finding, prediction_finding, unbeaten_findings
+from sparsecc.analysis.sparsity_sweep import SparsityPoint
 from sparsecc.analysis.study_tables import StudyTables
+from sparsecc.analysis.weight_magnitudes import WeightMagnitudes
 from sparsecc.analysis.wording import component_words, in_layers, listed, percent, rounded_up
 
 
@@ -106,6 +115,79 @@ class TestThresholdsAmongLayers:
 
     def test_one_layer(self):
         assert self.told(0.2).startswith("Thresholds cannot be compared")
+
+
+class TestMagnitudes:
+    def told(self, *thresholds: float) -> str:
+        rows = [ImportantNeurons(layer, "up", 0.5, cut, 0.5, 8, 6, 0) for layer, cut in enumerate(thresholds)]
+        other = ImportantNeurons(0, "ffn_input", 0.5, 9.0, 0.5, 8, 6, 0)
+        facts = SimpleNamespace(sparsity=0.5)
+        return magnitudes_finding(study_with(facts=facts, important=[other, *rows]), "up")
+
+    def test_the_bound_of_all_layers_is_rounded_up(self):
+        assert self.told(0.2, 0.231, 0.1) == "50 % of the outputs of up are at most 0.24 in every layer."
+
+    def test_a_layer_far_beyond_the_others_is_set_apart(self):
+        assert self.told(0.2, 0.23, 0.9) == (
+            "50 % of the outputs of up are at most 0.23 in every layer but the last (0.9 in layer 2)."
+        )
+
+    def test_a_layer_without_finite_activations_is_not_among_those_bounded(self):
+        assert self.told(math.nan, 0.2, 0.1) == (
+            "50 % of the outputs of up are at most 0.2 in every layer but the first."
+        )
+
+    def test_nothing_finite(self):
+        assert self.told(math.nan) == "The outputs of up are finite numbers in no layer."
+
+
+class TestSweep:
+    def told(self, **perplexities: list[float]) -> str:
+        """Of each scope, the perplexities at 0, 10, 20... % of sparsity; 2 points more are zero than is asked for."""
+        points = [
+            SparsityPoint(scope, step / 10, step / 10 + 0.02, step / 20, perplexity, 100)
+            for scope, along in perplexities.items()
+            for step, perplexity in enumerate(along)
+        ]
+        return sweep_finding(study_with(sweep=points))
+
+    def test_the_highest_sparsity_that_is_borne_and_what_the_next_costs(self):
+        assert self.told(ffn=[10, 10.1, 10.49, 10.6, 30], all=[10, 12]) == (
+            "Perplexity is 10.00 with nothing set to zero. It rises by at most 5 % with 22 % of what the feed-forward "
+            "networks' projections read (32 % cost 6 %) and 2 % of what all projections read (12 % cost 20 %) at zero."
+        )
+
+    def test_all_that_was_tried_is_borne(self):
+        assert self.told(ffn_neurons=[20, 20, 19]).endswith(
+            "It rises by at most 5 % with 22 % of what is inside the feed-forward networks at zero."
+        )
+
+    def test_nothing_was_measured(self):
+        assert self.told(all=[math.nan, math.nan]) == "Perplexity could not be measured."
+
+
+class TestWeights:
+    COUNTS = (20, *[0] * 6, 10, 10, *[0] * 54, 60)
+    """Of 64 bins: 30 weights in the lowest eighth, 10 in the next bin, 100 in all."""
+
+    def told(self, counts: Sequence[int], not_finite: int = 0) -> str:
+        rows = [WeightMagnitudes(0, "q", i / 16, (i + 1) / 16, count) for i, count in enumerate(counts)]
+        lost = [WeightMagnitudes(0, "q", math.nan, math.nan, not_finite)] if not_finite else []
+        return weights_finding(study_with(weights=[*rows, *lost]))
+
+    def test_the_share_in_the_lowest_eighth(self):
+        assert self.told(self.COUNTS) == (
+            "30 % of the projections' weights are smaller than an eighth of the largest (4)."
+        )
+
+    def test_weights_that_are_not_finite_are_told_and_left_out(self):
+        assert self.told(self.COUNTS, not_finite=1000) == (
+            "30 % of the projections' weights are smaller than an eighth of the largest (4). "
+            "1,000 weights are NaN or infinite."
+        )
+
+    def test_no_weight_is_finite(self):
+        assert self.told([], not_finite=3) == "No weight is a finite number."
 
 
 def test_layers_that_match_best_and_worst_leave_unrelated_prompts_out():
