@@ -20,6 +20,8 @@ SOURCE = FFN_INPUT
 TARGETS = (ATTENTION_INPUT, O_INPUT, FFN_INPUT, DOWN_INPUT)
 """What projections read: an inactive neuron is a weight row that need not be fetched."""
 _HELD_OUT_EVERY = 4
+_FEWEST_FOLLOWERS = 32
+"""Fewer tokens would judge a predictor by chance."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +31,24 @@ class PredictionQuality:
     """How well a component's active sets are foretold, on windows of the text that the predictor was not trained on.
 
     A neuron is active where abs(x) exceeds the threshold of
-    :class:`sparsecc.analysis.important_neurons.ImportantNeurons`. All three ways predict about as many neurons as are
-    active. Recall is the share of the active neurons that are predicted, precision the share of the predicted ones
-    that are active, over all tokens together; NaN where there is none. A blind guess has the recall
-    ``predicted_share`` and the precision ``active_share``.
+    :class:`sparsecc.analysis.important_neurons.ImportantNeurons`. The network predicts the highest scores, as many as
+    there are active neurons in all tokens together, so that its recall is its precision; the baselines predict about
+    as many. Recall is the share of the active neurons that are predicted, precision the share of the predicted ones
+    that are active, over all tokens together; NaN where there is none. A blind guess of ``predicted_share`` has that
+    recall and the precision ``active_share``. Guesses of different sizes are compared by F1, see :func:`f1`.
 
     Attributes:
         source_layer: the layer whose ``ffn_input`` is predicted from.
         layer, component: what is predicted, see :mod:`sparsecc.analysis.components`.
         distance: ``layer - source_layer``.
         active_share: of all (token, neuron) pairs, those that are active.
-        predicted_share: those that the predictor's network calls active. It calls so what has a score above a cut,
-            at which it predicts as many as are active in the tokens that it was trained on.
+        predicted_share: those that the network predicts; equal to ``active_share``.
         recall, precision: of the network.
-        hot_recall, hot_precision: of the neurons that were active most often in those tokens, as many as were active.
-        previous_recall, previous_precision: of the set of the previous token, on the ``pairs`` tokens whose previous
-            one was sampled too.
-        tokens, pairs: how many tokens these shares are taken over.
+        hot_recall, hot_precision: of the neurons that were active most often in the tokens trained on, at each token
+            as many as are active on average.
+        previous_recall, previous_precision: of the set of the previous token; NaN where that is known of too few.
+        tokens: how many all these shares are taken over: those whose previous token was sampled too, or all that were
+            not trained on where these are fewer than 32.
     """
 
     source_layer: int
@@ -61,12 +64,30 @@ class PredictionQuality:
     previous_recall: float
     previous_precision: float
     tokens: int
-    pairs: int
+
+    @property
+    def network_f1(self) -> float:
+        return f1(self.recall, self.precision)
+
+    @property
+    def hot_f1(self) -> float:
+        return f1(self.hot_recall, self.hot_precision)
+
+    @property
+    def previous_f1(self) -> float:
+        return f1(self.previous_recall, self.previous_precision)
+
+    @property
+    def blind_f1(self) -> float:
+        return f1(self.predicted_share, self.active_share)
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerPredictor:
     """A predictor of all the active sets behind a layer; a neuron is predicted to be active where its score is > 0.
+
+    In the tokens that it was trained on, as many scores of a target are > 0 as neurons are active. In others more or
+    fewer may be, so :class:`PredictionQuality` does not go by that cut.
 
     Attributes:
         source_layer: the layer whose ``ffn_input`` it reads.
@@ -136,9 +157,11 @@ def predict_active_sets(
         if behind and trained_on.size and seen.size:
             targets = list(_targets(behind, trained_on))
             network = _train(states, trained_on, targets, seed)
-            pairs = _with_previous(activations.positions, windows, seen)
+            followers = _with_previous(activations.positions, windows, seen)
+            follow = followers.size >= _FEWEST_FOLLOWERS
+            judged = followers if follow else seen
             predicted = [(target.sets.layer, target.sets.component, target.sets.neurons) for target in targets]
-            qualities = list(_qualities(source, network, states[seen], targets, rows=seen, pairs=pairs))
+            qualities = list(_qualities(source, network, states[judged], targets, rows=judged, follow=follow))
             yield LayerPredictor(source, predicted, network), qualities
 
 
@@ -205,16 +228,21 @@ def _qualities(
     targets: Sequence[_Target],
     *,
     rows: NDArray[np.int64],
-    pairs: NDArray[np.int64],
+    follow: bool,
 ) -> Iterator[PredictionQuality]:
+    """How well each target is predicted at ``rows``, whose previous tokens are the rows before if they ``follow``."""
     hidden = network.hidden(states)
     for target in targets:
         sets = target.sets
-        active, predicted = sets.of(rows), network.scores(hidden, target.scores) > 0
-        hot = np.broadcast_to(hottest(target.frequency), active.shape)
+        active = sets.of(rows)
+        count = int(np.count_nonzero(active))
+        predicted = highest(network.scores(hidden, target.scores), count)
+        hot = np.broadcast_to(highest(target.frequency, round(count / len(rows))), active.shape)
         recall, precision = recall_and_precision(active, predicted)
         hot_recall, hot_precision = recall_and_precision(active, hot)
-        previous_recall, previous_precision = recall_and_precision(sets.of(pairs), sets.of(pairs - 1))
+        previous_recall, previous_precision = (
+            recall_and_precision(active, sets.of(rows - 1)) if follow else (np.nan, np.nan)
+        )
         yield PredictionQuality(
             source_layer=source,
             layer=sets.layer,
@@ -229,14 +257,13 @@ def _qualities(
             previous_recall=previous_recall,
             previous_precision=previous_precision,
             tokens=len(rows),
-            pairs=len(pairs),
         )
 
 
-def hottest(frequency: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The neurons that are active most often, as many as are active on average."""
-    chosen = np.zeros(frequency.size, np.bool_)
-    chosen[np.argsort(-frequency, kind="stable")[: round(float(frequency.sum()))]] = True
+def highest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Where the ``count`` highest of all scores are, in an array of the same shape; of equal ones, any."""
+    chosen = np.zeros(scores.shape, np.bool_)
+    chosen.flat[np.argpartition(-scores, min(count, scores.size - 1), axis=None)[:count]] = True
     return chosen
 
 
@@ -244,3 +271,8 @@ def recall_and_precision(active: NDArray[np.bool_], predicted: NDArray[np.bool_]
     """The shares of active entries that are predicted, and of predicted entries that are active; NaN of none."""
     both, of_active, of_predicted = (int(np.count_nonzero(of)) for of in (active & predicted, active, predicted))
     return both / of_active if of_active else np.nan, both / of_predicted if of_predicted else np.nan
+
+
+def f1(recall: float, precision: float) -> float:
+    """The harmonic mean of recall and precision: both, where as many are predicted as are active. NaN of no recall."""
+    return 2 * recall * precision / (recall + precision) if recall else 0.0

@@ -13,32 +13,32 @@ from sparsecc.analysis.wording import listed, percent
 
 def prediction_finding(study: StudyTables, component: str) -> str:
     """How much an early state foretells, and what the baselines find."""
-    rows = _told(study, component)
+    rows = _told_by_first(study, component)
     if not rows:
         return "No predictor could be trained: it takes two windows of text and active neurons to foretell."
-    source = min(row.source_layer for row in rows)
-    ordered = sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)
-    near, far = ordered[0], ordered[-1]
-    return (
-        f"From its state in layer {source}, a small network finds {percent(near.recall)} of the active "
-        f"{study.words(component)} of layer {near.layer} and {percent(far.recall)} of layer {far.layer}'s. Always "
-        f"taking the hottest neurons finds {percent(near.hot_recall)} and {percent(far.hot_recall)}, the previous "
-        f"token's set {percent(near.previous_recall)} and {percent(far.previous_recall)}."
+    near, far, source = rows[0], rows[-1], rows[0].source_layer
+    sentence = (
+        f"From its state in layer {source}, a small network foretells the active {study.words(component)} of layer "
+        f"{near.layer} with an F1 of {percent(near.network_f1)} and layer {far.layer}'s with "
+        f"{percent(far.network_f1)}. Always taking the hottest neurons reaches {percent(near.hot_f1)} and "
+        f"{percent(far.hot_f1)}"
     )
+    if math.isnan(near.previous_f1) or math.isnan(far.previous_f1):
+        return f"{sentence}."
+    return f"{sentence}, the previous token's set {percent(near.previous_f1)} and {percent(far.previous_f1)}."
 
 
 def distance_finding(study: StudyTables, component: str) -> str:
-    """What is lost with each layer between the state and what it foretells."""
-    rows = _told(study, component)
-    recall = means(rows, lambda row: row.distance, lambda row: row.recall)
-    near, far = min(recall, default=0), max(recall, default=0)
-    if near == far:
+    """What the first predictor loses with the layers between its state and what it foretells."""
+    rows = _told_by_first(study, component)
+    if len(rows) < 2:
         return "Nothing can be said of distances: there is one alone."
-    change = 100 * (recall[far] - recall[near])
+    near, far = rows[0], rows[-1]
+    change = 100 * (far.network_f1 - near.network_f1)
     return (
-        f"At a distance of {far} layer{'s' if far > 1 else ''} the network finds {percent(recall[far])} of the active "
-        f"{study.words(component)}, {abs(change):.0f} percentage points "
-        f"{'less' if change < 0 else 'more'} than at {near}."
+        f"At a distance of {far.distance} layer{'s' if far.distance > 1 else ''} the network of layer "
+        f"{far.source_layer} foretells the active {study.words(component)} with an F1 of {percent(far.network_f1)}, "
+        f"{abs(change):.0f} percentage points {'less' if change < 0 else 'more'} than at {near.distance}."
     )
 
 
@@ -46,10 +46,10 @@ def unbeaten_findings(study: StudyTables) -> str:
     """For which components what costs nothing is the better guess, on average over layers; nothing if for none."""
     source = min((row.source_layer for row in study.predictions), default=0)
     rows = [row for row in study.predictions if row.source_layer == source]
-    network = means(rows, lambda row: row.component, _f1)
+    network = means(rows, lambda row: row.component, lambda row: row.network_f1)
     baselines = {
-        "The hottest neurons are": means(rows, lambda row: row.component, lambda row: row.hot_recall),
-        "The previous token's set is": means(rows, lambda row: row.component, lambda row: row.previous_recall),
+        "The hottest neurons are": means(rows, lambda row: row.component, lambda row: row.hot_f1),
+        "The previous token's set is": means(rows, lambda row: row.component, lambda row: row.previous_f1),
     }
     sentences = []
     for words, baseline in baselines.items():
@@ -59,11 +59,8 @@ def unbeaten_findings(study: StudyTables) -> str:
     return "".join(sentences)
 
 
-def _f1(row: PredictionQuality) -> float:
-    """The harmonic mean of the network's recall and precision: what both would be at a matched number of neurons."""
-    both = row.recall + row.precision
-    return 2 * row.recall * row.precision / both if both else math.nan
-
-
-def _told(study: StudyTables, component: str) -> Sequence[PredictionQuality]:
-    return [row for row in study.predictions if row.component == component and not math.isnan(row.recall)]
+def _told_by_first(study: StudyTables, component: str) -> Sequence[PredictionQuality]:
+    """What the predictor of the first layer says of a component that is ever active, by layer."""
+    rows = [row for row in study.predictions if row.component == component and not math.isnan(row.recall)]
+    source = min((row.source_layer for row in rows), default=0)
+    return sorted((row for row in rows if row.source_layer == source), key=lambda row: row.layer)

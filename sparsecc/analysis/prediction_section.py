@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from sparsecc.analysis import prediction, prediction_findings, prediction_plots
-from sparsecc.analysis.averages import means
 from sparsecc.analysis.components import DOWN_INPUT
 from sparsecc.analysis.prediction import PredictionQuality
 from sparsecc.analysis.predictor_export import predictor_name
@@ -22,8 +21,9 @@ _FOUND: Mapping[str, Callable[[PredictionQuality], float]] = {
     "previous, precision": lambda row: row.previous_precision,
 }
 _EXPLANATION = (
-    "Recall and precision, %, on windows that were not trained on. About as many neurons are predicted as are active; "
-    "hottest: those that were active most often; previous: those of the token before."
+    "Recall and precision, %, on the same tokens of windows that were not trained on. As many neurons are predicted as "
+    "are active, by the baselines about as many; hottest: those that were active most often; previous: those of the "
+    "token before."
 )
 
 
@@ -42,35 +42,37 @@ def prediction_section(study: StudyTables) -> Section:
 
 
 def _plots(study: StudyTables, finding: str) -> Iterator[Plot]:
-    described = "How many of the active {words} are found, in %, on windows of the text that were not trained on"
+    described = (
+        "How well the active {words} are foretold: F1, the harmonic mean of recall and precision, in %, on windows of "
+        "the text that were not trained on"
+    )
     predicted = {row.component for row in study.predictions}
     for component in (DOWN_INPUT, prediction.SOURCE):
         if component in predicted:
             words = study.words(component)
             yield drawn(
                 f"prediction-{component}",
-                prediction_plots.recall_by_layer_plot(study, component),
+                prediction_plots.f1_by_layer_plot(study, component),
                 finding if component == DOWN_INPUT else prediction_findings.prediction_finding(study, component),
                 f"{described.format(words=words)}.",
             )
     if DOWN_INPUT in predicted:
         yield drawn(
             "prediction-distance",
-            prediction_plots.recall_by_distance_plot(study, DOWN_INPUT),
+            prediction_plots.f1_by_distance_plot(study, DOWN_INPUT),
             prediction_findings.distance_finding(study, DOWN_INPUT),
-            f"{described.format(words=study.words(DOWN_INPUT))}, mean over the predictors that reach so far.",
+            f"{described.format(words=study.words(DOWN_INPUT))}.",
         )
 
 
 def _by_distance(study: StudyTables) -> Table:
     rows = [row for row in study.predictions if row.component == DOWN_INPUT]
-    values = {name: means(rows, lambda row: row.distance, measure) for name, measure in _FOUND.items()}
     return Table(
-        f"By the layers between the state and the {study.words(DOWN_INPUT)}, mean over predictors. {_EXPLANATION}",
-        ["distance", *_FOUND],
+        f"By the layers between the state and the {study.words(DOWN_INPUT)}. {_EXPLANATION}",
+        ["from layer", "distance", *_FOUND],
         [
-            [str(distance), *(percentage(values[name][distance]) for name in _FOUND)]
-            for distance in sorted({row.distance for row in rows})
+            [str(row.source_layer), str(row.distance), *(percentage(measure(row)) for measure in _FOUND.values())]
+            for row in sorted(rows, key=lambda row: (row.source_layer, row.distance))
         ],
     )
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from sparsecc.analysis.collection import Activations, Provenance
 from sparsecc.analysis.important_neurons import important_neurons
-from sparsecc.analysis.prediction import hottest, predict_active_sets, recall_and_precision
+from sparsecc.analysis.prediction import f1, highest, predict_active_sets, recall_and_precision
 from sparsecc.analysis.predictor_export import torch_scores, write_predictor
 
 ROWS, WINDOW, CHANNELS, NEURONS = 1600, 100, 12, 40
@@ -59,12 +59,23 @@ def test_what_follows_from_the_state_is_found_and_what_does_not_is_not(file: h5p
     follows, noise = rows[1, "down_input"], rows[0, "down_input"]
     assert follows.recall > 0.8 > follows.hot_recall
     assert follows.precision > 0.8 > follows.hot_precision
-    assert (follows.distance, follows.tokens, follows.pairs) == (1, 400, 396)
+    assert (follows.distance, follows.tokens) == (1, 396)
     assert noise.recall == pytest.approx(noise.predicted_share, abs=0.03)
     assert noise.previous_recall == pytest.approx(noise.active_share, abs=0.03)
     for row in rows.values():
-        assert row.predicted_share == pytest.approx(row.active_share, abs=0.03)
-        assert row.recall * row.active_share == pytest.approx(row.precision * row.predicted_share)
+        assert row.predicted_share == row.active_share
+        assert row.recall == row.precision
+
+
+def test_as_many_are_predicted_as_are_active_where_that_is_not_as_many_as_were_trained_on(file: h5py.File):
+    file["layers/1/down_input"][1500:] += 1
+    row = qualities(file)[1, "down_input"]
+    held_out = np.arange(ROWS) // WINDOW % 4 == 3
+    values = np.abs(file["layers/1/down_input"][...])
+    active = values > np.quantile(values, 0.5)
+    assert row.active_share == pytest.approx(active[held_out & (np.arange(ROWS) % WINDOW > 0)].mean())
+    assert row.active_share > active[~held_out].mean() + 0.1
+    assert row.predicted_share == row.active_share
 
 
 def test_the_same_seed_gives_the_same_predictor(file: h5py.File):
@@ -100,12 +111,41 @@ def test_tokens_whose_state_is_not_finite_are_left_out(file: h5py.File):
     assert row.recall > 0.7
 
 
-def test_previous_sets_are_those_of_tokens_that_follow_each_other(file: h5py.File):
+def test_baselines_are_what_numpy_counts(file: h5py.File):
+    """Neurons differ in how often they are active, and a token's set has half of the one before."""
+    random = np.random.default_rng(1)
+    values = random.standard_normal((ROWS, NEURONS)) + np.linspace(-1, 1, NEURONS)
+    values[1::2] += values[::2]
+    file["layers/1/down_input"][...] = values
+    position = np.flatnonzero(random.random(2 * ROWS) < 0.5)[:ROWS]
+    position = np.concatenate([position, 2 * ROWS + np.arange(ROWS - len(position))])
+    del file["tokens/position"]
+    file["tokens/position"] = position
+    row = qualities(file)[1, "down_input"]
+
+    magnitudes = np.abs(file["layers/1/down_input"][...])
+    active = magnitudes > np.quantile(magnitudes, 0.5)
+    window = np.unique(position // WINDOW, return_inverse=True)[1]
+    held_out = window % 4 == 3
+    judged = [i for i in np.flatnonzero(held_out) if position[i] - position[i - 1] == 1 and window[i] == window[i - 1]]
+    assert row.tokens == len(judged) < held_out.sum()
+    actual, before = active[judged], active[[i - 1 for i in judged]]
+    assert row.active_share == pytest.approx(actual.mean())
+    assert row.previous_recall == pytest.approx(before[actual].mean())
+    assert row.previous_precision == pytest.approx(actual[before].mean())
+    hottest = np.argsort(active[~held_out].mean(axis=0))[-round(actual.sum(axis=1).mean()) :]
+    assert row.hot_recall == pytest.approx(actual[:, hottest].sum() / actual.sum())
+    assert row.hot_precision == pytest.approx(actual[:, hottest].mean())
+    assert len({row.previous_recall, row.previous_precision, row.hot_recall, row.hot_precision}) == 4
+
+
+def test_where_no_tokens_follow_each_other_all_are_judged_without_previous_sets(file: h5py.File):
     del file["tokens/position"]
     file["tokens/position"] = np.arange(ROWS) * 2
     row = qualities(file)[1, "down_input"]
-    assert row.pairs == 0
-    assert np.isnan(row.previous_recall)
+    assert row.tokens == 400
+    assert row.recall > 0.8
+    assert np.isnan([row.previous_recall, row.previous_precision]).all()
 
 
 def test_one_window_gives_no_predictor(file: h5py.File):
@@ -151,9 +191,19 @@ def test_recall_and_precision_are_their_definitions(active: np.ndarray, guessed:
     assert np.isnan(precision) if not guessed.any() else precision == both / sum(g for _, g in pairs)
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
-def test_the_hottest_are_as_many_as_are_active_on_average(frequencies: list[float]):
-    frequency = np.array(frequencies, np.float32)
-    chosen = hottest(frequency)
-    assert chosen.sum() == round(float(frequency.sum()))
-    assert frequency[chosen].min(initial=1) >= frequency[~chosen].max(initial=0)
+@given(active=sets, guessed=sets)
+def test_f1_is_twice_what_both_have_of_all_that_each_has(active: np.ndarray, guessed: np.ndarray):
+    measured = f1(*recall_and_precision(active, guessed))
+    if active.any():
+        assert measured == pytest.approx(2 * (active & guessed).sum() / (active.sum() + guessed.sum()))
+    else:
+        assert np.isnan(measured)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.data())
+def test_the_highest_are_as_many_as_are_asked_for(values: list[float], data: st.DataObject):
+    count = data.draw(st.integers(0, len(values)))
+    scores = np.array(values, np.float32)
+    chosen = highest(scores, count)
+    assert chosen.sum() == count
+    assert scores[chosen].min(initial=1) >= scores[~chosen].max(initial=0)
