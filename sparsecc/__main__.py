@@ -3,18 +3,16 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 
 def main() -> None:
     """Run the command and exit: 0, 2 after a mistake, 130 when interrupted, 143 when terminated."""
-    try:
-        from sparsecc.command_line import app
-    except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; the command line needs pip install 'sparsecc[compile]'")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(_command_line()(standalone_mode=False))
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -30,7 +28,16 @@ def main() -> None:
         _fail(f"{usage_message()} See {command} --help.")
 
 
-def _fail(message: str) -> None:
+def _command_line() -> Callable[..., object]:
+    """Imported where an interruption is seen to: it takes a second or two."""
+    try:
+        from sparsecc.command_line import app
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; the command line needs pip install 'sparsecc[compile]'")
+    return app
+
+
+def _fail(message: str) -> NoReturn:
     print(f"sparsecc: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 

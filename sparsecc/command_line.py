@@ -479,7 +479,8 @@ def _print(facts: dict[str, Any], as_json: bool, shown: str | Table) -> None:
 
 
 def _compilation_table(summary: dict[str, Any]) -> Table | str:
-    where = f"model in {summary['artifact']}, report in {summary['report']}"
+    done = f"{summary['method']} at {summary['target_sparsity']:.0%}"
+    where = f"{done}, model in {summary['artifact']}, report in {summary['report']}"
     measured = summary["measured"]
     if not measured:
         return where

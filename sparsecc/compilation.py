@@ -315,6 +315,8 @@ def _read_recipe(path: Path) -> Recipe:
     Raises:
         SparseccError: the file is no recipe, or leaves thresholds to a compiled model's graph.
     """
+    if not path.is_file():
+        raise SparseccError(f"{path} does not exist; give a recipe that `sparsecc search` wrote")
     document = read_recipe_document(path)
     try:
         places = [isinstance(entry["threshold"], dict) for entry in document["projections"]]

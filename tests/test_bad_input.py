@@ -169,6 +169,11 @@ def test_a_recipe_of_another_model(refused, dense, recipe_file, tmp_path):
         )
 
 
+def test_a_recipe_that_is_not_there(refused, dense, tmp_path):
+    line = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", tmp_path / "recipe.json")
+    assert "recipe.json does not exist" in line
+
+
 def test_a_recipe_that_leaves_its_thresholds_to_a_model(refused, dense, compiled, tmp_path):
     recipe = compiled("wina", 0.5).directory / "recipe.json"
     assert "leaves its thresholds" in refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)

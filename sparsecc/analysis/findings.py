@@ -162,7 +162,7 @@ def sweep_finding(study: StudyTables) -> str:
         return "Perplexity could not be measured."
     told = [_tolerance([point for point in points if point.scope == scope], dense) for scope in SCOPE_WORDS]
     return (
-        f"Perplexity is {dense:.2f} with nothing set to zero. It rises by at most {percent(TOLERATED_RISE)} with "
+        f"Perplexity is {dense:.2f} with no threshold. It rises by at most {percent(TOLERATED_RISE)} with "
         f"{listed([words for words in told if words])} at zero."
     )
 

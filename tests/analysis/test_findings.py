@@ -153,7 +153,7 @@ class TestSweep:
 
     def test_the_highest_sparsity_that_is_borne_and_what_the_next_costs(self):
         assert self.told(ffn=[10, 10.1, 10.49, 10.6, 30], all=[10, 12]) == (
-            "Perplexity is 10.00 with nothing set to zero. It rises by at most 5 % with 22 % of what the feed-forward "
+            "Perplexity is 10.00 with no threshold. It rises by at most 5 % with 22 % of what the feed-forward "
             "networks' projections read (32 % cost 6 %) and 2 % of what all projections read (12 % cost 20 %) at zero."
         )
 
