@@ -132,11 +132,12 @@ def important_neurons_finding(study: StudyTables) -> str:
         return f"None of the {study.words(component)} is important."
     fewest, most = min(hot, key=lambda layer: hot[layer]), max(hot, key=lambda layer: hot[layer])
     never, neurons = sum(row.never_important for row in rows), sum(row.neurons for row in rows)
+    unused = f"{never:,} of {neurons:,} neurons are" if never else f"None of {neurons:,} neurons is"
     return (
         f"{percent(mean(hot.values()))} of the neurons hold {percent(HOT_SHARE)} of the important "
         f"{study.words(component)}, from {percent(hot[fewest])} in layer {fewest} to {percent(hot[most])} in layer "
         f"{most}; spread evenly it would take {percent(HOT_SHARE)}. "
-        f"{never:,} of {neurons:,} neurons are important in no sampled token."
+        f"{unused} never important in the sample."
     )
 
 
