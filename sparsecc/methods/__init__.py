@@ -25,7 +25,6 @@ Method = Callable[[CalibratedModel, float], Recipe]
 __all__ = ["METHODS", "CalibratedModel", "Method"]
 
 METHODS: dict[str, Method] = {
-    "best": best,
     "teal": teal,
     "teal-greedy": teal_greedy,
     "wina": wina,
@@ -38,4 +37,5 @@ METHODS: dict[str, Method] = {
     "relu": relu,
     "fisher": fisher,
     "rotated-fisher": rotated_fisher,
+    "best": best,
 }
