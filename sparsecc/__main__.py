@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         _fail(f"{usage_message()} See {command} --help.")
 
 
-def _command_line() -> Callable[..., object]:
+def _command_line() -> Callable[..., Any]:
     """Imported where an interruption is seen to: it takes a second or two."""
     try:
         from sparsecc.command_line import app
