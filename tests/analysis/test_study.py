@@ -85,7 +85,7 @@ class TestEveryNumberCanBeRecomputed:
         assert np.mean(token_ids[:, similarities.index(0.8)] == token_ids[:, 0]) == pytest.approx(0.8)
 
     def test_dense_perplexity_from_the_model(self, study: Path, dense: Artifact):
-        windows = token_windows(shipped_text("evaluation"), load_tokenizer(dense.directory), tokens=256, window=256)
+        windows = token_windows(shipped_text("evaluation"), load_tokenizer(dense.directory), tokens=768, window=768)
         (row,) = rows(study / "sparsity_sweep.csv", scope="all", target_sparsity="0.0")
         assert float(row["perplexity"]) == pytest.approx(evaluate(dense, windows).perplexity, rel=1e-5)
 
