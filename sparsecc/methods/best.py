@@ -14,9 +14,9 @@ from sparsecc.recipe import Recipe
 def best(model: CalibratedModel, sparsity: float) -> Recipe:
     """The recipe of the first of ``rotated-fisher``, ``fisher`` and ``teal`` that fits the model.
 
-    That is their order on the board of docs/leaderboard.md. The first needs the residual stream of
-    Llama and its kin, the second a graph that can be differentiated, the last nothing. The recipe bears the name of the
-    method that made it; why another did not is said on standard error.
+    That is their order on the board of docs/leaderboard.md. The first needs the residual stream of Llama and its kin,
+    the second a graph that can be differentiated, the last nothing. The recipe bears the name of the method that made
+    it; why another did not is said on standard error.
     """
     for method in (rotated_fisher, fisher):
         try:

@@ -40,9 +40,9 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     weights of the model and all tokens; it is folded into a threshold per channel, T_k = sqrt(level * N / F_k).
     Projections that read one hidden state share it, hence one pass over wide rows.
 
-    What is zeroed leaves noise in later hidden states, of which less is small then: the ``sparsity`` quantile of the
-    dense model would skip up to two percent of the weights too few. So the thresholded model is run, and the quantile
-    raised by what was missing until the model skips ``sparsity`` of its weights.
+    What is zeroed changes later hidden states, so the ``sparsity`` quantile of the dense model skips another share of
+    the weights than that, by about a percent. So the thresholded model is run, and the quantile moved by what was
+    missing until the model skips ``sparsity`` of its weights.
 
     Raises:
         SparseccError: the model cannot be differentiated.

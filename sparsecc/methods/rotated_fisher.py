@@ -17,7 +17,7 @@ from sparsecc.residual_stream import UnknownResidualStreamError, find_residual_s
 from sparsecc.restructuring import restructured
 
 ROTATION_TOKENS = 16_384
-"""How much of the text the basis is learned on; with half as many, books-16m at 50 % loses a fifth more."""
+"""How much of the text the basis is learned on; with half as many, books-16m at 50 % loses a sixth more."""
 _NAME = "rotated-fisher"
 
 
