@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).with_name("interpreted_sparse_linear.py")
+TESTS = Path(__file__).with_name("triton_kernels.py")
 
 
 def test_kernels_agree_with_float64() -> None:

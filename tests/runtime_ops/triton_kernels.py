@@ -1,0 +1,207 @@
+"""The GPU's kernels against float64, on a GPU or in Triton's interpreter:
+
+    pytest tests/runtime_ops/triton_kernels.py
+    TRITON_INTERPRET=1 pytest tests/runtime_ops/triton_kernels.py
+
+Memory that torch allocates is filled with NaN, so that an output that nobody writes is seen.
+"""
+
+import math
+import os
+import random
+
+import pytest
+import torch
+from torch.nn import functional
+
+from sparsecc.runtime_ops.triton import reference
+from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
+from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row
+from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
+from sparsecc.runtime_ops.triton.projection import BlockedWeight, LowRank, PlainWeight, Projection, Weight
+from sparsecc.runtime_ops.triton.row_norm import row_norm
+from sparsecc.runtime_ops.triton.sparse_linear import gated_linear, sparse_linear
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+CHANNELS, COLUMNS = 38, 104
+KINDS = ("float32", "float16", "bfloat16", "int8", "int4")
+SEEDS = range(12 if INTERPRETED else 200)
+BOUNDS = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3 if INTERPRETED else 4e-3}
+"""Of ‖y - expected‖ / ‖expected‖: sums are float32, results are rounded to the type of x; the interpreter truncates."""
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.set_default_device("cpu" if INTERPRETED else "cuda")
+torch.use_deterministic_algorithms(True, warn_only=True)  # which poisons what is allocated
+
+
+def weight_of(kind: str, block_size: int = 32, channels: int = CHANNELS, columns: int = COLUMNS) -> Weight:
+    if kind in ("float32", "float16", "bfloat16"):
+        return PlainWeight(torch.randn(channels, columns).to(getattr(torch, kind)))
+    scales = torch.randn(channels, -(-columns // block_size)).half()
+    if kind == "int8":
+        return BlockedWeight(torch.randint(-128, 128, (channels, columns)).to(torch.int8), scales, block_size)
+    return BlockedWeight(torch.randint(0, 256, (channels, columns // 2)).to(torch.uint8), scales, block_size)
+
+
+def thresholds(*widths: int) -> tuple[torch.Tensor, ...]:
+    """One for all channels, one for each, and one that drops more."""
+    return (torch.tensor([0.6]), torch.rand(CHANNELS), torch.tensor([1.2]))[: len(widths)]
+
+
+def check(x: torch.Tensor, projection: Projection, *, gated: bool = False) -> None:
+    y = (gated_linear if gated else sparse_linear)(x, projection)
+    expected = (reference.gated_project if gated else reference.project)(x, projection, torch.float64)
+    assert y.dtype == x.dtype
+    assert_close(y, expected)
+
+
+def assert_close(y: torch.Tensor, expected: torch.Tensor) -> None:
+    assert y.shape == expected.shape
+    error = torch.linalg.norm(y.double() - expected)
+    assert error <= BOUNDS[y.dtype] * torch.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_projects_weights_of_each_type(kind: str, rows: int) -> None:
+    widths = (40, 32, 32)
+    check(torch.randn(rows, CHANNELS), Projection(weight_of(kind), thresholds(*widths), widths, torch.randn(COLUMNS)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_projects_any_shape(seed: int) -> None:
+    """Odd sizes, any number of segments, both kinds of thresholds, with a bias and without."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    kind = draw.choice(KINDS)
+    channels, gated = draw.randint(1, 90 if INTERPRETED else 3000), draw.random() < 0.3
+    widths = [draw.randint(1, 60 if INTERPRETED else 900) for _ in range(draw.randint(1, 3))]
+    if gated:
+        widths = widths[:1] * 2
+    if kind == "int4" and sum(widths) % 2:
+        widths[-1] += 1
+    projection = Projection(
+        weight_of(kind, draw.choice((5, 16, 32)), channels, sum(widths)),
+        tuple(draw.choice((torch.rand(1), torch.rand(channels))) for _ in widths),
+        tuple(widths),
+        draw.choice((None, torch.randn(sum(widths)))),
+    )
+    dtype = draw.choice(tuple(BOUNDS))
+    check(torch.randn(draw.choice((1, 1, 2, 7, 16)), channels).to(dtype), projection, gated=gated)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("kind", ["float16", "int4"])
+@pytest.mark.parametrize("widths", [(COLUMNS,), (COLUMNS // 2, COLUMNS // 2)])
+def test_gates(kind: str, widths: tuple[int, ...], rows: int) -> None:
+    projection = Projection(weight_of(kind, 16), thresholds(*widths), widths, torch.randn(COLUMNS))
+    check(torch.randn(rows, CHANNELS), projection, gated=True)
+
+
+def test_scales_of_blocks_that_are_no_power_of_two() -> None:
+    for kind in ("int8", "int4"):
+        check(torch.randn(1, CHANNELS), Projection(weight_of(kind, 5), thresholds(COLUMNS), (COLUMNS,)))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 20])
+def test_rows_that_nobody_needs_are_not_read(rows: int) -> None:
+    values = torch.randn(CHANNELS, COLUMNS)
+    x = torch.randn(rows, CHANNELS)
+    x[:, 5], x[:, 6], x[:, 7] = 0.1, float("nan"), 0.0
+    values[5], values[6], values[7] = float("nan"), float("inf"), float("nan")
+    check(x, Projection(PlainWeight(values), (torch.tensor([0.6]),), (COLUMNS,)))
+
+
+def test_no_active_channel_leaves_the_bias() -> None:
+    projection = Projection(weight_of("float16"), (torch.tensor([9.0]),), (COLUMNS,), torch.randn(COLUMNS))
+    check(torch.randn(1, CHANNELS).clamp(-8, 8), projection)
+
+
+def test_more_rows_than_the_limit_pass_untouched() -> None:
+    projection = Projection(weight_of("int8"), thresholds(COLUMNS), (COLUMNS,), max_sparse_rows=2)
+    check(torch.randn(2, CHANNELS), projection)
+    check(torch.randn(3, CHANNELS), projection)
+
+
+def test_low_rank_serves_what_is_dropped() -> None:
+    low_rank = LowRank(torch.randn(CHANNELS, 4), torch.randn(4, COLUMNS))
+    projection = Projection(weight_of("float32"), thresholds(COLUMNS), (COLUMNS,), low_rank=low_rank)
+    for rows in (1, 20):
+        check(torch.randn(rows, CHANNELS), projection)
+
+
+def test_every_cut_gives_the_same_every_time() -> None:
+    projection = Projection(weight_of("float32"), thresholds(COLUMNS), (COLUMNS,))
+    x = torch.randn(CHANNELS)
+    expected = reference.project(x, projection, torch.float64)
+    for cut in (Cut(32, 1, 1, 2, 64), Cut(32, 3, 2, 1, 64), Cut(128, 2, 4, 2, 64)):
+        outs = []
+        for _ in range(2):
+            out = torch.full((COLUMNS,), float("nan"))
+            launch_one_row(x, projection, cut, gated=False, out=out)
+            outs.append(out)
+        assert torch.equal(*outs)
+        assert_close(outs[0], expected)
+
+
+@pytest.mark.parametrize("columns", [1, 96, 100])
+def test_norms_a_sum(columns: int) -> None:
+    hidden, skip, scale = torch.randn(3, columns), torch.randn(3, columns), torch.rand(columns)
+    for added in (None, skip):
+        normed, total = row_norm(hidden, added, scale, 1e-5)
+        expected = hidden if added is None else hidden + added
+        assert torch.equal(total, expected)
+        wide = expected.double()
+        assert_close(normed, wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * scale.double())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("outputs", "channels", "block_size"), [(33, 100, 32), (16, 64, 16), (5, 1088, 32)])
+def test_multiplies_packed_rows(bits: int, outputs: int, channels: int, block_size: int) -> None:
+    blocks = -(-channels // block_size)
+    codes = torch.randint(0, 1 << bits, (outputs, blocks, block_size)).to(torch.uint8)
+    scales, bias, hidden = torch.rand(outputs, blocks), torch.randn(outputs), torch.randn(channels)
+    packed = codes[..., ::2] | codes[..., 1::2] << 4 if bits == 4 else codes
+    rows = (codes.double() - (1 << bits - 1)) * scales.double()[..., None]
+    expected = rows.reshape(outputs, -1)[:, :channels] @ hidden.double()
+    assert_close(packed_rows_product(hidden, packed, scales, None, bits), expected)
+    assert_close(packed_rows_product(hidden, packed, scales, bias, bits), expected + bias.double())
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (70, 0.0), (0, 5.0)])
+@pytest.mark.parametrize(("position", "capacity"), [(0, 40), (39, 40), (150, 200)])
+def test_attends_to_what_is_cached(position: int, capacity: int, window: int, softcap: float, rotates: bool) -> None:
+    heads, kv_heads, size = 6, 2, 32
+    query, key, value = torch.randn(heads * size), torch.randn(kv_heads * size), torch.randn(kv_heads * size)
+    cache = [torch.full((1, kv_heads, capacity, size), float("nan")) for _ in range(2)]
+    for part in cache:
+        part[:, :, :position] = torch.randn(1, kv_heads, position, size)
+    angles = torch.randn(capacity, size // 2)
+    rotation = Rotation(angles.cos(), angles.sin()) if rotates else None
+    scale = 1 / math.sqrt(size)
+    keys, values = (part[0, :, : position + 1].double() for part in cache)
+    keys[:, position] = turned(key.reshape(kv_heads, size).double(), angles[position] * rotates)
+    values[:, position] = value.reshape(kv_heads, size).double()
+    attended = decode_attention(
+        query, key, value, *cache, torch.tensor([position]), rotation, scale=scale, window=window, softcap=softcap
+    )
+    queries = turned(query.reshape(heads, size).double(), angles[position] * rotates)
+    scores = torch.einsum("hd,hld->hl", queries, keys.repeat_interleave(heads // kv_heads, dim=0)) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if window:
+        scores[:, : max(0, position + 1 - window)] = -torch.inf
+    weights = functional.softmax(scores, dim=-1)
+    expected = torch.einsum("hl,hld->hd", weights, values.repeat_interleave(heads // kv_heads, dim=0))
+    assert_close(attended, expected.flatten())
+    assert_close(cache[0][0, :, position], keys[:, position])
+    assert torch.equal(cache[1][0, :, position], value.reshape(kv_heads, size))
+    assert bool(cache[0][0, :, position + 1 :].isnan().all())
+
+
+def turned(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """The halves of [H, D] turned by angles [D / 2]."""
+    first, second = heads.chunk(2, dim=-1)
+    cosine, sine = angles.double().cos(), angles.double().sin()
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
