@@ -34,7 +34,7 @@ TEAL_TILES = (
 """Input channels, columns and warps of a program."""
 TUNING_LAYERS = 4
 FLOAT16_ROUNDING = 2e-3
-ATOMIC_ROUNDING = 1e-2
+ATOMIC_ROUNDING = 3e-2
 READ_BYTES = 4 << 30
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import random
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch.nn import functional
@@ -17,6 +18,8 @@ from torch.nn import functional
 from sparsecc.runtime_ops.triton import reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
 from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row
+from sparsecc.runtime_ops.triton.operators import OPERATORS
+from sparsecc.runtime_ops.triton.operators.operator import Placement
 from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
 from sparsecc.runtime_ops.triton.projection import BlockedWeight, LowRank, PlainWeight, Projection, Weight
 from sparsecc.runtime_ops.triton.row_norm import row_norm
@@ -35,9 +38,11 @@ torch.use_deterministic_algorithms(True, warn_only=True)  # which poisons what i
 
 
 def weight_of(kind: str, block_size: int = 32, channels: int = CHANNELS, columns: int = COLUMNS) -> Weight:
+    """So large that a product of two results is a float16."""
+    deviation = channels**-0.5
     if kind in ("float32", "float16", "bfloat16"):
-        return PlainWeight(torch.randn(channels, columns).to(getattr(torch, kind)))
-    scales = torch.randn(channels, -(-columns // block_size)).half()
+        return PlainWeight((torch.randn(channels, columns) * deviation).to(getattr(torch, kind)))
+    scales = (torch.randn(channels, -(-columns // block_size)) * deviation / (64 if kind == "int8" else 4)).half()
     if kind == "int8":
         return BlockedWeight(torch.randint(-128, 128, (channels, columns)).to(torch.int8), scales, block_size)
     return BlockedWeight(torch.randint(0, 256, (channels, columns // 2)).to(torch.uint8), scales, block_size)
@@ -205,3 +210,13 @@ def turned(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     first, second = heads.chunk(2, dim=-1)
     cosine, sine = angles.double().cos(), angles.double().sin()
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="only on a GPU do kernels take the place of torch")
+def test_kernels_leave_gradients_to_torch() -> None:
+    node = ir.node("SkipSimplifiedLayerNormalization", [], num_outputs=4, domain="com.microsoft")
+    norm = OPERATORS[node.domain, node.op_type].bind(node, Placement(torch.device("cuda"), torch.float32))
+    skip = torch.randn(1, 1, CHANNELS, requires_grad=True)
+    normed, *_ = norm(torch.randn(1, 1, CHANNELS), skip, torch.ones(CHANNELS))
+    (gradient,) = torch.autograd.grad(normed.square().sum(), skip)
+    assert bool((gradient != 0).any())

@@ -151,7 +151,12 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
         queries, keys, values = _heads_of(query, key, value, setting)
         length, total = queries.shape[2], integers(total_length)[0]
         is_in_place = past_key.shape[2] >= total
-        if is_in_place and length == 1 and positions is None and _has_kernel(queries, past_key, setting, cosines):
+        if (
+            is_in_place
+            and length == 1
+            and positions is None
+            and _has_kernel(queries, keys, values, past_key, setting, cosines)
+        ):
             attended = _attend_one(
                 queries, keys, values, (past_key, past_value), last_positions, (cosines, sines), setting
             )
@@ -194,10 +199,15 @@ def _heads_of(
 
 
 def _has_kernel(
-    queries: torch.Tensor, cache: torch.Tensor, setting: AttentionSetting, cosines: torch.Tensor | None
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    cache: torch.Tensor,
+    setting: AttentionSetting,
+    cosines: torch.Tensor | None,
 ) -> bool:
     """Whether a Triton kernel computes the attention of one token."""
-    if not is_for_triton(queries) or queries.shape[0] != 1 or cache.dtype != queries.dtype:
+    if not is_for_triton(queries, keys, values) or queries.shape[0] != 1 or cache.dtype != queries.dtype:
         return False
     from sparsecc.runtime_ops.triton.decode_attention import is_served
 

@@ -65,7 +65,7 @@ def _bind_skip_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
     def skip_rms_norm(
         hidden: torch.Tensor, skip: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        if is_for_triton(hidden) and bias is None:
+        if is_for_triton(hidden, skip) and bias is None:
             from sparsecc.runtime_ops.triton.row_norm import row_norm
 
             normed, total = row_norm(hidden, skip, scale, epsilon)

@@ -65,9 +65,9 @@ def stored_type(dtype: ir.DataType) -> torch.dtype:
     return _STORED_TYPES[dtype]
 
 
-def is_for_triton(tensor: torch.Tensor) -> bool:
-    """Whether a kernel computes with a tensor; torch does on a CPU, and where gradients are asked for."""
-    return tensor.is_cuda and not tensor.requires_grad
+def is_for_triton(*tensors: torch.Tensor) -> bool:
+    """Whether a kernel computes with tensors; torch does on a CPU, and where gradients of any are asked for."""
+    return all(tensor.is_cuda and not tensor.requires_grad for tensor in tensors)
 
 
 def require(condition: bool, node: ir.Node, complaint: str) -> None:
