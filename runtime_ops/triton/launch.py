@@ -22,11 +22,13 @@ class Cut:
 
     block: columns of a program, a power of two, of each half if gated. splits: slices of the input channels. warps of
     32 threads. unroll: groups of rows that are under way at a time. registers that a thread may use: without a bound
-    the compiler saves registers and has only one or two loads under way. early: start before the kernel ahead ends
-    (compute capability 9.0 and up), and prefetch that many bytes of weights in all.
+    the compiler saves registers and has only one or two loads under way. compact: find the active channels of a slice
+    first and read only their rows; else go through all of it and leave loads out. early: start before the kernel ahead
+    ends (compute capability 9.0 and up), and prefetch that many bytes of weights in all.
 
-    Programs of one warp with slices so short that all their rows are under way at once were the fastest on an H200:
-    nothing in them waits for another warp, and what a program does before and after reading takes no time of others.
+    Without compaction loads begin a microsecond sooner, but take as many instructions as if none were left out, so
+    either may be faster. Programs of few warps that fill the GPU once were the fastest on an H200: nothing in them
+    waits for another warp, and what a program does before and after reading takes no time of others.
     """
 
     block: int
@@ -34,6 +36,7 @@ class Cut:
     warps: int
     unroll: int
     registers: int
+    compact: bool = True
     early: bool = False
     prefetch: int = 0
 
@@ -106,6 +109,7 @@ def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: 
         SPLITS=cut.splits,
         AT_ONCE=_slots_at_once(cut, halves),
         EVEN=all(width % cut.block == 0 for width in widths),
+        COMPACT=cut.compact,
         PER_CHANNEL=thresholds.shape[1] > 1,
         SHARED=not gated or len(projection.thresholds) == 1,
         BIAS=projection.bias is not None,

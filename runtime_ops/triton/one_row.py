@@ -34,7 +34,8 @@ def one_row_kernel(
     K, N, blocks, block_size, row_bytes, width0, width1, width2, length, rows_ahead,
     KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     UNROLL: tl.constexpr, SLICE: tl.constexpr, SPLITS: tl.constexpr, AT_ONCE: tl.constexpr,
-    EVEN: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr, BIAS: tl.constexpr, EARLY: tl.constexpr,
+    EVEN: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr, BIAS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """y[N] = kept(x)[K] @ W + bias in segments with thresholds of their own; or silu(gate) * up of two halves, [N / 2].
 
@@ -48,7 +49,8 @@ def one_row_kernel(
     SEGMENTS: tl.constexpr = 1 if SHARED else 2
     WIDTH: tl.constexpr = HALVES * BLOCK
     if EARLY:
-        prefetch_rows(w_ptr, row_bytes, first, tl.minimum(rows_ahead, K - first), tile, tl.num_programs(0))
+        rows = tl.maximum(tl.minimum(rows_ahead, K - first), 0)
+        prefetch_rows(w_ptr, row_bytes, first, rows, tile, tl.num_programs(0))
         wait_for_kernel_ahead()
     if GATED:
         segment = 0
@@ -63,12 +65,13 @@ def one_row_kernel(
     limit = width - within
 
     index_ptr += (split * tl.num_programs(0) + tile) * SLICE
-    end = tl.minimum(first + length, K)
-    count = compact(x_ptr, threshold_ptr, index_ptr, segment, first, end, K, SEGMENTS, SLICE, PER_CHANNEL)
+    count = tl.minimum(first + length, K) - first
+    if COMPACT:
+        count = compact(x_ptr, threshold_ptr, index_ptr, segment, first, first + count, K, SEGMENTS, SLICE, PER_CHANNEL)
     sums = add_rows(
         no_rows(KIND, GROUP, HALVES, BLOCK, RUN), x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
-        segment, count, column, half_offset, limit, K, N, blocks, block_size,
-        KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, PER_CHANNEL, SHARED,
+        segment, first, count, column, half_offset, limit, K, N, blocks, block_size,
+        KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, COMPACT, PER_CHANNEL, SHARED,
     )  # fmt: skip
     total = total_of(sums, KIND, WIDTH)
     if EARLY:

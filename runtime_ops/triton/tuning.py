@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,22 +25,17 @@ SAFE_CUT = Cut(block=64, splits=8, warps=1, unroll=16, registers=128)
 """Runs any projection where nothing can be measured."""
 SMALL_CUT = Cut(block=64, splits=2, warps=1, unroll=2, registers=128)
 """Takes the interpreter little time."""
-_LAYOUT = 1
+_LAYOUT = 2
 """Of the file and of what it says about; a change makes older files of no use."""
 _EXPECTED_KEPT = 0.5
 _HALF_NORMAL_MEDIAN = 0.6745
-_WIDTHS_WARPS_UNROLL_REGISTERS = (
-    (64, 1, 16, 128),
-    (64, 1, 32, 216),
-    (128, 1, 16, 128),
-    (128, 1, 32, 216),
-    (128, 2, 16, 128),
-    (256, 4, 16, 128),
-    (512, 4, 16, 128),
-)
-_PROGRAMS = range(120, 3600)
+_WAVES = (1, 2)
+"""How often the programs of a launch fill the GPU."""
+_REGISTERS = 65536
+"""Of a multiprocessor."""
 _MOST_SPLITS = 64
-_MOST_SLOTS = 64 * 256
+_SPREAD = 0.9
+"""Of what is read at once, the active channels that a slice has on average, so that few slices have more."""
 _PREFETCH = 4 << 20
 _OUTSIDE_CACHE = 256 << 20
 """Bytes of weights that are read before any is read again, more than the L2 cache keeps."""
@@ -46,21 +43,49 @@ _REPLAYS = 5
 _THREADS = 32
 
 
-def candidates(projection: Projection, *, gated: bool, early: bool) -> Iterator[Cut]:
-    """Cuts whose slices take a whole number of rounds if half of the channels are active."""
+class Form(NamedTuple):
+    """A program: its columns for weights of 16 bits, and the rest as in Cut."""
+
+    width: int
+    warps: int
+    unroll: int
+    registers: int
+    compact: bool
+
+
+_PLAIN_FORMS = (
+    Form(64, 1, 16, 128, compact=False),
+    Form(64, 2, 16, 128, compact=False),
+    Form(128, 2, 8, 80, compact=False),
+    Form(64, 2, 8, 80, compact=True),
+    Form(128, 2, 16, 128, compact=True),
+)
+_QUANTIZED_FORMS = (
+    Form(16, 1, 8, 128, compact=True),
+    Form(32, 1, 8, 128, compact=True),
+    Form(32, 2, 8, 128, compact=True),
+    Form(64, 4, 8, 128, compact=True),
+)
+"""Of some tens that were measured on an H200 with the matrices of an 8B model, those that were the fastest for one."""
+
+
+def candidates(projection: Projection, multiprocessors: int, *, gated: bool, early: bool) -> Iterable[Cut]:
+    """Cuts whose programs fill the GPU a whole number of times, if no slice gets shorter than what is read at once."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
     bits = stored(projection.weight, projection.widths).bits
     vector = VECTOR_BYTES * 8 // bits
-    for (width, warps, unroll, registers), rounds in itertools.product(_WIDTHS_WARPS_UNROLL_REGISTERS, (1, 2, 4, 6)):
-        scaled = width * vector // 8
-        at_a_time = warps * _THREADS * vector // scaled * unroll * (2 if bits >= 16 else 1) // 2
-        length = int(at_a_time * rounds / _EXPECTED_KEPT * 0.9)
-        splits = -(-channels // max(length, 1))
-        programs = -(-columns // scaled) * splits
-        if splits <= _MOST_SPLITS and splits * scaled <= _MOST_SLOTS and programs in _PROGRAMS:
-            yield Cut(scaled // halves, splits, warps, unroll if bits >= 16 else unroll // 2, registers, early,
-                      _PREFETCH if early else 0)  # fmt: skip
+
+    def cut(form: Form, waves: int) -> Cut:
+        width = form.width * vector // 8
+        resident = multiprocessors * (_REGISTERS // (form.registers * _THREADS)) // form.warps
+        at_once = form.warps * _THREADS * vector // width * form.unroll
+        slices = channels * _EXPECTED_KEPT / (at_once * _SPREAD) if form.compact else channels / at_once
+        splits = max(1, min(round(waves * resident * width / columns), _MOST_SPLITS, math.ceil(slices)))
+        return Cut(width // halves, splits, *form[1:], early=early, prefetch=_PREFETCH if early else 0)
+
+    forms = _PLAIN_FORMS if bits >= 16 else _QUANTIZED_FORMS
+    return dict.fromkeys(itertools.starmap(cut, itertools.product(forms, _WAVES)))
 
 
 def cut_for(projection: Projection, x: torch.Tensor, *, gated: bool) -> Cut:
@@ -120,7 +145,8 @@ def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     x = torch.randn(channels, device=like.device).to(like.dtype)
     out = x.new_empty(columns // 2 if gated else columns)
     times: dict[Cut, float] = {SAFE_CUT: float("inf")}
-    for cut in candidates(projection, gated=gated, early=early):
+    multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
+    for cut in candidates(projection, multiprocessors, gated=gated, early=early):
 
         def run(cut: Cut = cut) -> None:
             for one in measured:

@@ -28,24 +28,26 @@ CODE_OFFSET = tl.constexpr(8388616.0)
 
 @triton.jit
 def channels_and_entries(
-    x_ptr, threshold_ptr, index_ptr, segment, start, count, K,
-    HALVES: tl.constexpr, GROUP: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    x_ptr, threshold_ptr, index_ptr, segment, first, start, count, K,
+    HALVES: tl.constexpr, GROUP: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """GROUP active channels from the start-th on, and their entries of x by half: [GROUP], [HALVES, GROUP].
+    """GROUP channels from the start-th on, and their entries of x by half: [GROUP], [HALVES, GROUP].
 
-    Past ``count`` entries are 0. Where the halves have thresholds of their own, an entry is 0 in a half that drops it.
+    With COMPACT they are the next active ones, else the next ones of the slice from ``first`` on. An entry is 0 past
+    ``count``, and in a half that drops it.
     """
     place = start + tl.arange(0, GROUP)
     live = place < count
-    k = tl.load(index_ptr + place, mask=live, other=0)
+    k = tl.load(index_ptr + place, mask=live, other=0) if COMPACT else first + place
     entries = tl.load(x_ptr + k, mask=live, other=0.0).to(tl.float32)[None, :]
     if HALVES == 2:
         entries = tl.broadcast_to(entries, [HALVES, GROUP])
-        if not SHARED:
-            half = tl.arange(0, HALVES)[:, None]
-            every = tl.full([HALVES, GROUP], True, tl.int1)
-            threshold = thresholds_of(threshold_ptr, segment + half, k[None, :] + half * 0, every, K, PER_CHANNEL)
-            entries = tl.where(is_kept(entries, threshold), entries, 0.0)
+    if not COMPACT or not SHARED:
+        half = tl.arange(0, HALVES)[:, None]
+        ruling = segment if SHARED else segment + half
+        inside = tl.broadcast_to(live[None, :], [HALVES, GROUP])
+        threshold = thresholds_of(threshold_ptr, ruling, k[None, :] + half * 0, inside, K, PER_CHANNEL)
+        entries = tl.where(is_kept(entries, threshold), entries, 0.0)
     return k, entries
 
 
@@ -152,23 +154,28 @@ def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
 @triton.jit
 def load_batch(
     x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
-    segment, start, count, column, half_offset, limit, K, N, blocks, block_size,
+    segment, first, start, count, column, half_offset, limit, K, N, blocks, block_size,
     KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
-    UNROLL: tl.constexpr, EVEN: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    UNROLL: tl.constexpr, EVEN: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """UNROLL groups of active channels from the start-th on: stored tiles, entries of x, scales (or entries again)."""
-    tiles = ()
+    """UNROLL groups of channels from the start-th on: stored tiles, entries of x, scales (or entries again)."""
+    channels = ()
     entries = ()
-    scales = ()
     for step in tl.static_range(UNROLL):
         k, entry = channels_and_entries(
-            x_ptr, threshold_ptr, index_ptr, segment, start + step * GROUP, count, K, HALVES, GROUP, PER_CHANNEL, SHARED
-        )
-        needed = entry != 0.0
-        tiles = tiles + (stored_tile(w_ptr, k, needed, column, half_offset, limit, N, KIND, HALVES, BLOCK, RUN, EVEN),)
+            x_ptr, threshold_ptr, index_ptr, segment, first, start + step * GROUP, count, K,
+            HALVES, GROUP, COMPACT, PER_CHANNEL, SHARED,
+        )  # fmt: skip
+        channels = channels + (k,)
         entries = entries + (entry,)
+    tiles = ()
+    scales = ()
+    for step in tl.static_range(UNROLL):
+        k = channels[step]
+        needed = entries[step] != 0.0
+        tiles = tiles + (stored_tile(w_ptr, k, needed, column, half_offset, limit, N, KIND, HALVES, BLOCK, RUN, EVEN),)
         if KIND == PLAIN:
-            scales = scales + (entry,)
+            scales = scales + (entries[step],)
         else:
             scales = scales + (
                 scale_tile(scale_ptr, k, needed, column, half_offset, limit, blocks, block_size, HALVES, BLOCK, RUN),
@@ -179,19 +186,19 @@ def load_batch(
 @triton.jit
 def add_rows(
     sums, x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
-    segment, count, column, half_offset, limit, K, N, blocks, block_size,
+    segment, first, count, column, half_offset, limit, K, N, blocks, block_size,
     KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
-    UNROLL: tl.constexpr, EVEN: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    UNROLL: tl.constexpr, EVEN: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """sums plus the weight rows of ``count`` active channels.
+    """sums plus the weight rows of active channels: of ``count`` that are, or among ``count`` from ``first`` on.
 
     All loads of a batch are written before the first product, so that the compiler can have them all under way.
     """
     for start in tl.range(0, count, GROUP * UNROLL):
         tiles, entries, scales = load_batch(
             x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
-            segment, start, count, column, half_offset, limit, K, N, blocks, block_size,
-            KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, PER_CHANNEL, SHARED,
+            segment, first, start, count, column, half_offset, limit, K, N, blocks, block_size,
+            KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, COMPACT, PER_CHANNEL, SHARED,
         )  # fmt: skip
         for step in tl.static_range(UNROLL):
             sums = plus_weighted(sums, tiles[step], entries[step], scales[step], KIND)

@@ -139,7 +139,7 @@ def test_every_cut_gives_the_same_every_time() -> None:
     projection = Projection(weight_of("float32"), thresholds(COLUMNS), (COLUMNS,))
     x = torch.randn(CHANNELS)
     expected = reference.project(x, projection, torch.float64)
-    for cut in (Cut(32, 1, 1, 2, 64), Cut(32, 3, 2, 1, 64), Cut(128, 2, 4, 2, 64)):
+    for cut in (Cut(32, 1, 1, 2, 64), Cut(32, 3, 2, 1, 64), Cut(128, 2, 4, 2, 64), Cut(64, 2, 1, 2, 64, compact=False)):
         outs = []
         for _ in range(2):
             out = torch.full((COLUMNS,), float("nan"))
