@@ -98,7 +98,7 @@ def compile_command(
         ),
     ],
     output_directory: OutputOption,
-    method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "teal",
+    method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "best",
     sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
     recipe: Annotated[
         Path | None, typer.Option(help="What `sparsecc search` found, for method and sparsity.", metavar="FILE.json")

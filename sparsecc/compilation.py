@@ -87,7 +87,7 @@ def compile_model(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    method: str = "teal",
+    method: str = "best",
     sparsity: float = 0.5,
     recipe: str | os.PathLike[str] | None = None,
     weights: str = "fp32",

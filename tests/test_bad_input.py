@@ -142,7 +142,7 @@ def test_a_method_misspelt(refused, checkpoint, tmp_path, misspelt, nearest):
 def test_a_method_like_no_other(refused, checkpoint, tmp_path):
     complaint = refused("compile", checkpoint, "-o", tmp_path / "out", "--method", "xyzzy")
     assert "did you mean" not in complaint
-    assert "choose one of teal, " in complaint
+    assert "choose one of best, teal, " in complaint
 
 
 @pytest.fixture

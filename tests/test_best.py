@@ -1,6 +1,7 @@
 """Which method `best` takes, and that it says why another was left out."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,5 +23,13 @@ def test_the_first_method_that_fits_is_taken(unfit, monkeypatch, capsys):
 
     for index, name in enumerate(ORDER):
         monkeypatch.setattr(sys.modules["sparsecc.methods.best"], name, method_of(index))
-    assert METHODS["best"]("a model", 0.5) == (ORDER[unfit], "a model", 0.5)
+    model = SimpleNamespace(projections=[])
+    assert METHODS["best"](model, 0.5) == (ORDER[unfit], model, 0.5)
     assert capsys.readouterr().err.count("it does not fit this model") == unfit
+
+
+def test_a_model_that_is_large_for_the_memory_is_not_differentiated(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "teal", lambda *given: given)
+    model = SimpleNamespace(projections=[SimpleNamespace(weight_count=10**14)])
+    assert METHODS["best"](model, 0.5) == (model, 0.5)
+    assert "400000 GB of float32 weights" in capsys.readouterr().err

@@ -94,7 +94,8 @@ def test_a_quantized_export_computes_nearly_that(opt_checkpoint, bits, error):
 
 def test_a_checkpoint_compiles_runs_and_writes_text(opt_checkpoint, tmp_path):
     source, _ = opt_checkpoint()
-    artifact = compile_model(source, tmp_path / "sparse", sparsity=0.5, tokens=1024, measure=False).artifact
+    options = {"method": "teal", "sparsity": 0.5, "tokens": 1024, "measure": False}
+    artifact = compile_model(source, tmp_path / "sparse", **options).artifact
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(artifact.directory), tokens=1024, window=512)
     sparse = evaluate(artifact, windows)
     assert np.isfinite(sparse.perplexity)

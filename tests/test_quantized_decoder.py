@@ -94,7 +94,19 @@ def test_a_quantized_model_compiles_and_its_statistics_serve_again(
     statistics, output = tmp_path / "statistics.h5", tmp_path / "sparse"
     for command in (
         ["calibrate", source, "-o", statistics, "--tokens", 2048],
-        ["compile", source, "-o", output, "--calibration", statistics, "--no-measure", "--sparsity", 0.4],
+        [
+            "compile",
+            source,
+            "-o",
+            output,
+            "--calibration",
+            statistics,
+            "--method",
+            "teal",
+            "--no-measure",
+            "--sparsity",
+            0.4,
+        ],
     ):
         result = CliRunner().invoke(app, [str(argument) for argument in command])
         assert result.exit_code == 0, result.output

@@ -65,7 +65,7 @@ def test_the_tokenizer_has_the_whole_vocabulary(checkpoint):
 def test_it_compiles_to_the_wanted_sparsity(tmp_path, model_type):
     shape = Shape(model_type, 128, 320, 2, 4, 2, 8192, ties_embedding=True)
     source = synthesize(shape, tmp_path / "checkpoint")
-    artifact = compile_model(source, tmp_path / "sparse", tokens=1024, measure=False).artifact
+    artifact = compile_model(source, tmp_path / "sparse", method="teal", tokens=1024, measure=False).artifact
     projections = inspect(artifact)
     assert len(projections) == 14
     assert all(entry.calibrated_sparsity == pytest.approx(0.5, abs=0.02) for entry in projections)

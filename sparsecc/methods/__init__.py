@@ -25,6 +25,7 @@ Method = Callable[[CalibratedModel, float], Recipe]
 __all__ = ["METHODS", "CalibratedModel", "Method"]
 
 METHODS: dict[str, Method] = {
+    "best": best,
     "teal": teal,
     "teal-greedy": teal_greedy,
     "wina": wina,
@@ -37,5 +38,4 @@ METHODS: dict[str, Method] = {
     "relu": relu,
     "fisher": fisher,
     "rotated-fisher": rotated_fisher,
-    "best": best,
 }

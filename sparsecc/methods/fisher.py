@@ -51,7 +51,15 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     return Recipe(
         "fisher",
         sparsity,
-        thresholded(model.dense, model.projections, windows, sparsity, "fisher", threads=model.threads),
+        thresholded(
+            model.dense,
+            model.projections,
+            windows,
+            budget_windows(windows),
+            sparsity,
+            method="fisher",
+            threads=model.threads,
+        ),
         model.statistics.calibration,
     )
 
@@ -60,12 +68,16 @@ def thresholded(
     dense: Artifact,
     projections: Sequence[Projection],
     windows: TokenWindows,
+    budget: TokenWindows,
     sparsity: float,
-    method: str,
     *,
+    method: str,
     threads: int = 0,
 ) -> tuple[ProjectionRecipe, ...]:
-    """An entry for every projection of a dense model, by what :func:`fisher` says of its hidden states."""
+    """An entry for every projection of a dense model, by what :func:`fisher` says of its hidden states.
+
+    ``budget`` is the text on which the thresholded model has to skip ``sparsity`` of its weights.
+    """
     outputs = outputs_behind(projections)
     if sparsity == 0:
         return tuple(
@@ -74,7 +86,7 @@ def thresholded(
     importance = _importance(dense, outputs, windows)
     scores = weighted_magnitudes(dense, importance, windows, "scoring", threads=threads)
     by_weights = np.sum([outputs[name] * counts for name, counts in scores.items()], axis=0)
-    session = ThresholdSession(dense, windows.first(max(1, BUDGET_TOKENS // windows.window)), threads=threads)
+    session = ThresholdSession(dense, budget, threads=threads)
     share = sparsity
     for _ in track(range(_BUDGET_ROUNDS), "meeting the budget", _BUDGET_ROUNDS):
         thresholds = _thresholds(histogram.quantile(by_weights, share), importance, projections)
@@ -85,6 +97,11 @@ def thresholded(
         projection_entry(projection, method, sparsity, skipped[projection.name], thresholds[projection.name])
         for projection in projections
     )
+
+
+def budget_windows(windows: TokenWindows) -> TokenWindows:
+    """As much of a text as the thresholded model is run on."""
+    return windows.first(max(1, BUDGET_TOKENS // windows.window))
 
 
 def _thresholds(level: float, importance: Mapping[str, Array], projections: Sequence[Projection]) -> dict[str, Array]:
