@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
+import sqlalchemy.engine
 import sqlalchemy.exc
 
 from sparsecc.errors import SparseccError
@@ -75,11 +76,20 @@ class AllocationSearch:
         self._start = list(session.evaluate_by_window(_thresholds(self._candidate({}))))
 
     def run(self, trials: int) -> SearchResult:
-        """Try candidates until all workers together have tried so many, and tell what the best is."""
-        for _ in track(self._turns(trials), "searching", max(trials - self._finished(), 0)):
-            self._study.optimize(self._value, n_trials=1)
-        recipe = self._candidate(self._best_scales())
-        return SearchResult(recipe, self._session.evaluate(_thresholds(recipe)), self._start[-1], self._finished())
+        """Try candidates until all workers together have tried so many, and tell what the best is.
+
+        Raises:
+            SparseccError: the database fails.
+        """
+        try:
+            for _ in track(self._turns(trials), "searching", max(trials - self._finished(), 0)):
+                self._study.optimize(self._value, n_trials=1)
+            scales, finished = self._best_scales(), self._finished()
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SparseccError(f"the study's database failed: {reason}; start the search again to go on") from error
+        recipe = self._candidate(scales)
+        return SearchResult(recipe, self._session.evaluate(_thresholds(recipe)), self._start[-1], finished)
 
     def _turns(self, trials: int) -> Iterator[None]:
         while self._finished() < trials:
@@ -143,43 +153,62 @@ def open_study(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.S
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
-    study = _open_database(storage, name)
-    known = study.user_attrs.get("identity")
-    if known is None:
-        study.set_user_attr("identity", dict(identity))
-    if known is not None and known != identity:
+    study = _open_database(storage, name, identity)
+    known = _identity(study)
+    if known != identity:
         differing = sorted(key for key in {*identity, *known} if identity.get(key) != known.get(key))
         raise SparseccError(
-            f"{storage} holds a study {name!r} with another {', '.join(differing)}; give another --study or --storage"
+            f"{_without_password(storage)} holds a study {name!r} with another {', '.join(differing)}; "
+            "give another --study or --storage"
         )
     return study
 
 
-def _open_database(storage: str, name: str) -> optuna.Study:
+def _identity(study: optuna.Study) -> dict[str, Any]:
+    """What the worker that made the study wrote just after."""
+    for _ in range(_ATTEMPTS):
+        if "identity" in study.user_attrs:
+            break
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    return dict(study.user_attrs.get("identity", {}))
+
+
+def _without_password(storage: str) -> str:
+    try:
+        return sqlalchemy.engine.make_url(storage).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return storage
+
+
+def _open_database(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
     """Two workers that make the tables of a new database at once hinder each other, so one failure is not the end."""
     for attempt in range(_ATTEMPTS):
         try:
-            return _create_or_load(storage, name)
+            return _create_or_load(storage, name, identity)
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
             if attempt == _ATTEMPTS - 1 or isinstance(error, ImportError | ValueError):
                 reason = str(error).strip().splitlines()[0]
-                message = f"{storage} cannot be opened as Optuna's storage: {reason}; give another --storage"
-                raise SparseccError(message) from error
+                raise SparseccError(
+                    f"{_without_password(storage)} cannot be opened as Optuna's storage: {reason}; "
+                    "give another --storage"
+                ) from error
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
     raise AssertionError
 
 
-def _create_or_load(storage: str, name: str) -> optuna.Study:
+def _create_or_load(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
+    """Only one worker makes the study, and says what it is."""
     database = optuna.storages.RDBStorage(
         storage,
         heartbeat_interval=HEARTBEAT_SECONDS,
         grace_period=GRACE_SECONDS,
         heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
     )
-    return optuna.create_study(
-        storage=database,
-        study_name=name,
-        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=_STARTUP_TRIALS),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
-        load_if_exists=True,
-    )
+    sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=_STARTUP_TRIALS)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS)
+    try:
+        study = optuna.create_study(storage=database, study_name=name, sampler=sampler, pruner=pruner)
+    except optuna.exceptions.DuplicatedStudyError:
+        return optuna.load_study(storage=database, study_name=name, sampler=sampler, pruner=pruner)
+    study.set_user_attr("identity", dict(identity))
+    return study

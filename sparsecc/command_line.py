@@ -19,7 +19,7 @@ from rich.text import Text
 from sparsecc.analysis.facts import EVALUATION_TOKENS, SAMPLED_TOKENS, STUDY_TOKENS
 from sparsecc.device import Device
 from sparsecc.errors import SparseccError
-from sparsecc.methods import METHODS
+from sparsecc.methods import METHODS, SEARCHABLE
 from sparsecc.recipe import WEIGHTS
 from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
 
@@ -99,7 +99,7 @@ def compile_command(
     ],
     output_directory: OutputOption,
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "best",
-    sparsity: Annotated[float, typer.Option(help="The share of weight rows to skip, in [0, 1).")] = 0.5,
+    sparsity: Annotated[float, typer.Option(help="The share of the projections' weights to skip, in [0, 1).")] = 0.5,
     recipe: Annotated[
         Path | None, typer.Option(help="What `sparsecc search` found, for method and sparsity.", metavar="FILE.json")
     ] = None,
@@ -205,7 +205,7 @@ def search(
         ),
     ],
     output_file: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write.", metavar="FILE.json")],
-    method: Annotated[str, typer.Option(help=f"Whose thresholds to scale: {', '.join(METHODS)}.")] = "teal",
+    method: Annotated[str, typer.Option(help=f"Whose thresholds to scale: {', '.join(SEARCHABLE)}.")] = "teal",
     sparsity: Annotated[float, typer.Option(help="The share of the model's weights to skip, in [0, 1).")] = 0.5,
     trials: Annotated[int, typer.Option(help="How many candidates all workers try together.", min=0)] = 100,
     text: Annotated[

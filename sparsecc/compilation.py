@@ -105,7 +105,7 @@ def compile_model(
         model: a directory or a hub id.
         output: the directory to make.
         method: a name of :data:`sparsecc.methods.METHODS`.
-        sparsity: the share of input channels to skip, in [0, 1).
+        sparsity: the share of the weights of projections to skip, in [0, 1).
         recipe: a file that ``sparsecc search`` wrote for this model, in place of method and sparsity.
         weights: what weights are stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
         rank: of the low-rank branches of the method ``r-sparse``, in place of a search for the best ranks.
@@ -137,7 +137,15 @@ def compile_model(
         if given is None:
             statistics = load_statistics(dense, calibration_source, tokens=tokens, threads=threads)
             chosen = make_recipe(
-                dense, statistics, method, sparsity, text, rank=rank, threads=threads, scratch=Path(scratch)
+                dense,
+                statistics,
+                method,
+                sparsity,
+                text,
+                rank=rank,
+                weights=weights,
+                threads=threads,
+                scratch=Path(scratch),
             )
         else:
             chosen = _require_recipe_of(dense, given, Path(recipe or ""))
@@ -215,17 +223,19 @@ def make_recipe(
     text: Path | None = None,
     *,
     rank: int | None = None,
+    weights: str = "fp32",
     threads: int = 0,
     scratch: Path | None = None,
 ) -> Recipe:
     """What a method of :data:`sparsecc.methods.METHODS` decides for a dense model.
 
     ``rank`` is that of all low-rank branches, in place of a search for the best ones. ``text`` is what a method runs
-    the model on; sparsecc's own calibration text by default. ``scratch`` is a directory for files as large as the
-    model.
+    the model on; sparsecc's own calibration text by default. ``weights`` is what the model's will be stored as.
+    ``scratch`` is a directory for files as large as the model.
     """
     projections = require_projections(load_model(dense.model_path), dense.model_path)
-    model = CalibratedModel(dense, projections, statistics, text or shipped_text("calibration"), threads, scratch)
+    text = text or shipped_text("calibration")
+    model = CalibratedModel(dense, projections, statistics, text, threads, scratch, weights)
     recipe = METHODS[method](model, sparsity) if rank is None else r_sparse_of_rank(model, sparsity, rank)
     return dataclasses.replace(recipe, versions=library_versions())
 
@@ -322,6 +332,10 @@ def _read_recipe(path: Path) -> Recipe:
         places = [isinstance(entry["threshold"], dict) for entry in document["projections"]]
     except (KeyError, TypeError) as error:
         raise SparseccError(f"{path} is damaged ({error!r}); make it again with `sparsecc search`") from error
+    if document.get("restructured"):
+        raise SparseccError(
+            f"{path} lacks what the method {document.get('method')} rewrote weights by; compile with --method instead"
+        )
     if any(places):
         raise SparseccError(
             f"{path} leaves its thresholds to the model beside it; give a recipe from `sparsecc search`"

@@ -14,6 +14,10 @@ class SparseccError(Exception):
     """
 
 
+class MisfitError(SparseccError):
+    """A method cannot serve a model, or knows too little of it; another method may do."""
+
+
 @contextlib.contextmanager
 def runtime_failures(doing: str) -> Iterator[None]:
     """Turn what a runtime raises on a model that it cannot take into one line that says what it was ``doing``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
-from sparsecc.errors import SparseccError
+from sparsecc.errors import MisfitError, SparseccError, runtime_failures
 from sparsecc.model_file import load_model
 from sparsecc.progress import track
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
@@ -29,24 +30,37 @@ def hidden_state_gradients(
     diverge by d^T F d / 2 nats to second order. All that reads a hidden state takes part in its gradient.
 
     Raises:
-        SparseccError: the model cannot be differentiated, or a gradient is not finite.
+        MisfitError: the model cannot be differentiated.
+        SparseccError: a gradient is not finite.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    executor = GraphExecutor(load_model(dense.model_path), device)
+    with _misfits():
+        executor = GraphExecutor(load_model(dense.model_path), device)
     generator = torch.Generator(device).manual_seed(seed)
     for window in track(windows.ids, "differentiating", len(windows.ids)):
         outputs = [dense.logits_name, *hidden_states]
-        results = executor.run(_inputs(dense, executor, window), outputs, {hidden_states[0]: _as_leaf})
-        logits = results[dense.logits_name][0].float()
-        drawn = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
-        loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
-        gradients = torch.autograd.grad(loss, [results[name] for name in hidden_states])
+        with _misfits():
+            results = executor.run(_inputs(dense, executor, window), outputs, {hidden_states[0]: _as_leaf})
+            logits = results[dense.logits_name][0].float()
+            drawn = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
+            loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+            gradients = torch.autograd.grad(loss, [results[name] for name in hidden_states])
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise SparseccError(f"{dense.model_path} has gradients that are not finite; check the checkpoint")
         yield {
             name: (results[name].detach().flatten(0, -2), gradient.flatten(0, -2))
             for name, gradient in zip(hidden_states, gradients, strict=True)
         }
+
+
+@contextlib.contextmanager
+def _misfits() -> Iterator[None]:
+    """What the executor or torch cannot do with a model, memory included, is no mistake of the user's."""
+    try:
+        with runtime_failures("the model cannot be differentiated"):
+            yield
+    except SparseccError as error:
+        raise MisfitError(str(error)) from error
 
 
 def _as_leaf(hidden: torch.Tensor) -> torch.Tensor:

@@ -47,11 +47,13 @@ def quantile(counts: NDArray[np.int64], share: float) -> float:
 def share_below(counts: NDArray[np.int64], magnitude: float) -> float:
     """The share of the counted magnitudes that are smaller than ``magnitude``; the inverse of :func:`quantile`.
 
-    What lies in the first bin is taken for zero, which is smaller than any ``magnitude`` but zero.
+    What lies in the first bin is taken for zero, which is smaller than any ``magnitude`` but zero; what lies in the
+    last for infinity.
     """
     index = int(np.argmax(bin_counts(np.array([magnitude], np.float32))))
     low, high = _edges(index)
-    within = float(counts[index]) * ((magnitude - low) / (high - low) if index else float(magnitude > 0))
+    of_open_bins = {0: float(magnitude > 0), BINS - 1: 0.0}
+    within = float(counts[index]) * of_open_bins.get(index, (magnitude - low) / (high - low))
     return (float(counts[:index].sum()) + within) / float(counts.sum())
 
 

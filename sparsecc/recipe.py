@@ -30,7 +30,8 @@ class ProjectionRecipe:
     Attributes:
         name, layer, kind: the projection, as :class:`sparsecc.projections.Projection` describes it.
         method: the method that set the threshold.
-        target_sparsity: the share of input channels the method was asked to skip, in [0, 1).
+        target_sparsity: the share of weights the method was asked to skip, in [0, 1): of this projection, or of all
+            where the method shares a budget among them.
         calibrated_sparsity: the share that the threshold skips on the calibration text.
         threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed. 0 where
             ``kept`` says what is.
@@ -101,7 +102,7 @@ class Recipe:
 
     @property
     def is_restructuring(self) -> bool:
-        """Whether the model's weights are rewritten, by what the JSON does not have."""
+        """Whether the model's weights are rewritten, by what the JSON does not have but says."""
         return self.rotations is not None or any(entry.rank for entry in self.projections)
 
     def to_json(self, places: Mapping[str, str] | None = None, measured: Mapping[str, Any] | None = None) -> str:
@@ -119,6 +120,7 @@ class Recipe:
             "method": self.method,
             "target_sparsity": self.target_sparsity,
             "weights": self.weights,
+            **({"restructured": True} if self.is_restructuring else {}),
             "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
             "versions": dict(self.versions),
             "projections": [_projection_to_json(projection, places or {}) for projection in self.projections],
@@ -240,4 +242,7 @@ def _thresholds(numbers: Sequence[Any]) -> NDArray[np.float32]:
     """float32, infinite where JSON, which has no infinity, says null."""
     if not numbers:
         raise ValueError("a threshold has no entries")
-    return np.array([math.inf if number is None else float(number) for number in numbers], np.float32)
+    thresholds = np.array([math.inf if number is None else float(number) for number in numbers], np.float32)
+    if not (thresholds >= 0).all():
+        raise ValueError("a threshold is negative, or no number")
+    return thresholds

@@ -46,7 +46,7 @@ def observe_stream(
     ``gains`` has float32 [D] for the name of each hidden state, ``outputs`` how many outputs read it.
 
     Raises:
-        SparseccError: the model cannot be differentiated.
+        MisfitError: the model cannot be differentiated.
     """
     rows = torch.Generator().manual_seed(0)
     bytes_per_token = sum(2 * gain.nbytes for gain in gains.values())
@@ -57,7 +57,7 @@ def observe_stream(
         for name, (hidden, gradient) in observed.items():
             picked = chosen.to(hidden.device)
             samples[name].append((hidden[picked], gradient[picked]))
-    return [_without_gain(samples[name], torch.from_numpy(gain), outputs[name]) for name, gain in gains.items()]
+    return [_without_gain(samples.pop(name), torch.from_numpy(gain), outputs[name]) for name, gain in gains.items()]
 
 
 def _without_gain(

@@ -67,7 +67,7 @@ class ScaledRecipe:
         by_name = {projection.name: projection for projection in projections}
         members: dict[tuple[str, bytes], list[int]] = {}
         for index, entry in enumerate(recipe.projections):
-            if entry.kept is not None or entry.branch is not None or recipe.rotations is not None:
+            if entry.kept is not None or entry.selected_by != "input" or recipe.is_restructuring:
                 raise SparseccError(f"method {recipe.method} does more than to threshold; search from another method")
             if entry.name not in by_name:
                 raise SparseccError(f"the recipe names {entry.name}, which the model does not have")
@@ -121,9 +121,9 @@ class ScaledRecipe:
         for piece in hidden_states_on(dense, names, windows, "measuring thresholds", threads=threads):
             for key, indices in members.items():
                 threshold = self._recipe.projections[indices[0]].threshold
-                with np.errstate(divide="ignore", invalid="ignore"):  # a threshold of 0 keeps zeros, too
+                with np.errstate(divide="ignore", invalid="ignore"):
                     ratios = np.abs(piece[key[0]]) / threshold
-                ratios[np.isnan(ratios)] = np.inf
+                ratios[np.isnan(ratios)] = 0  # a zero is skipped under any threshold, 0 among them
                 counts[key] += histogram.bin_counts(np.asarray(ratios, np.float32))
         return counts
 

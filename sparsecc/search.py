@@ -13,6 +13,7 @@ from sparsecc.artifact import Artifact
 from sparsecc.calibration import require_projections
 from sparsecc.compilation import check_choices, load_statistics, make_recipe, open_dense
 from sparsecc.errors import SparseccError
+from sparsecc.methods import SEARCHABLE
 from sparsecc.model_file import load_model
 from sparsecc.recipe import Recipe, read_recipe_document
 from sparsecc.scaled_recipe import ScaledRecipe
@@ -62,6 +63,10 @@ def search(
     output = Path(output)
     source = Path(text) if text else shipped_text("calibration")
     check_choices(method, sparsity)
+    if method not in SEARCHABLE:
+        raise SparseccError(
+            f"method {method} does more than to threshold hidden states; search from one of {', '.join(SEARCHABLE)}"
+        )
     _check_recipe_target(output, overwrite=overwrite)
     read_text(source)
     output.parent.mkdir(parents=True, exist_ok=True)

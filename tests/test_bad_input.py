@@ -268,6 +268,25 @@ def test_statistics_of_another_text(refused, dense, statistics, tmp_path):
     assert "give the text itself" in refused("compile", *given, "-o", tmp_path / "out")
 
 
+@pytest.mark.parametrize("method", ["best", "cats", "larosa", "r-sparse", "rotated-fisher"])
+def test_a_method_whose_thresholds_cannot_be_scaled(refused, dense, tmp_path, method):
+    line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--method", method)
+    assert "search from one of teal, " in line
+
+
+def test_a_recipe_that_lacks_what_weights_were_rewritten_by(refused, dense, compiled, tmp_path):
+    recipe = compiled("larosa", 0.5).directory / "recipe.json"
+    line = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
+    assert "rewrote weights" in line
+
+
+def test_a_database_that_does_not_answer(refused, dense, tmp_path):
+    storage = "postgresql://someone:secret@localhost:1/studies"
+    line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--storage", storage, "--tokens", 128)
+    assert "cannot be opened" in line
+    assert "secret" not in line
+
+
 def test_an_output_that_exists(refused, dense, compiled, copy_of, tmp_path):
     ours = copy_of(compiled("teal", 0.5).directory)
     assert "--overwrite" in refused("compile", dense.directory, "-o", ours)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsecc.errors import SparseccError
+from sparsecc.errors import MisfitError, SparseccError
 from sparsecc.methods import METHODS
 
 ORDER = ("rotated_fisher", "fisher", "teal")
@@ -16,7 +16,7 @@ def test_the_first_method_that_fits_is_taken(unfit, monkeypatch, capsys):
     def method_of(index):
         def method(*given):
             if index < unfit:
-                raise SparseccError("it does not fit this model; use another")
+                raise MisfitError(f"{index} does not fit this model; use another")
             return ORDER[index], *given
 
         return method
@@ -25,11 +25,30 @@ def test_the_first_method_that_fits_is_taken(unfit, monkeypatch, capsys):
         monkeypatch.setattr(sys.modules["sparsecc.methods.best"], name, method_of(index))
     model = SimpleNamespace(projections=[])
     assert METHODS["best"](model, 0.5) == (ORDER[unfit], model, 0.5)
-    assert capsys.readouterr().err.count("it does not fit this model") == unfit
+    assert capsys.readouterr().err.count("does not fit this model") == unfit
 
 
 def test_a_model_that_is_large_for_the_memory_is_not_differentiated(monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "teal", lambda *given: given)
-    model = SimpleNamespace(projections=[SimpleNamespace(weight_count=10**14)])
+    model = SimpleNamespace(projections=[SimpleNamespace(weight_count=10**14, channels=10**7)])
     assert METHODS["best"](model, 0.5) == (model, 0.5)
-    assert "400000 GB of float32 weights" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("GB of memory") == 1
+
+
+def test_above_a_half_wisparse_stands_in_for_fisher(monkeypatch):
+    def misfit(*_given):
+        raise MisfitError("it is no Llama")
+
+    monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "rotated_fisher", misfit)
+    monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "wisparse", lambda *given: given)
+    model = SimpleNamespace(projections=[])
+    assert METHODS["best"](model, 0.6) == (model, 0.6)
+
+
+def test_a_mistake_is_not_passed_over(monkeypatch):
+    def mistaken(*_given):
+        raise SparseccError("gradients are not finite; check the checkpoint")
+
+    monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "rotated_fisher", mistaken)
+    with pytest.raises(SparseccError, match="not finite"):
+        METHODS["best"](SimpleNamespace(projections=[]), 0.5)

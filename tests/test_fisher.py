@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from sparsecc.calibration import require_projections
 from sparsecc.compilation import write_sparse_artifact
+from sparsecc.errors import MisfitError
 from sparsecc.evaluation import evaluate
 from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.methods import METHODS, CalibratedModel
@@ -81,6 +82,22 @@ def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, mode
     weights = [projection.weight_count for projection in model.projections]
     calibrated = np.average([entry.calibrated_sparsity for entry in recipe.projections], weights=weights)
     assert calibrated == pytest.approx(seen.sparsity, abs=1e-3)
+
+
+def test_the_rotated_model_skips_what_was_asked_for_on_text_that_its_rotation_was_not_learned_on(
+    model, windows, tmp_path
+):
+    """Of four windows the first two."""
+    recipe = METHODS["rotated-fisher"](model, SPARSITY)
+    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows.first(2), threads=2)
+    assert seen.sparsity == pytest.approx(SPARSITY, abs=3e-3)
+
+
+def test_a_single_window_is_too_little_for_a_rotation(model):
+    calibration = dataclasses.replace(model.statistics.calibration, tokens=WINDOW)
+    short = dataclasses.replace(model, statistics=dataclasses.replace(model.statistics, calibration=calibration))
+    with pytest.raises(MisfitError, match=r"calibrate on 512 tokens or more"):
+        METHODS["rotated-fisher"](short, SPARSITY)
 
 
 @pytest.mark.parametrize("method", ["fisher", "rotated-fisher"])

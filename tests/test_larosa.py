@@ -12,12 +12,13 @@ from sparsecc.evaluation import evaluate
 from sparsecc.generation import generate
 from sparsecc.hidden_states import hidden_states_on
 from sparsecc.inspection import inspect
-from sparsecc.methods.larosa import principal_components
+from sparsecc.methods.larosa import ROTATION_TOKENS, principal_components
 from sparsecc.model_file import load_model
 from sparsecc.operators import is_added
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 WIDTH, LAYERS = 384, 8
+LEADING = 4
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_a_token_keeps_as_many_channels_as_the_recipe_says(larosa: Artifact):
 
 
 def test_a_projection_computes_the_formula(dense: Artifact, larosa: Artifact):
-    """gate of layer 0 reads S_k(x Q) and multiplies by Q^T diag(gain) W, with x normalized and Q orthogonal."""
+    """gate and up of layer 0 multiply by Q^T diag(gain) W, and Q holds the principal components of what is read."""
     graph = load_model(larosa.model_path).graph
     dense_graph = load_model(dense.model_path).graph
 
@@ -61,12 +62,21 @@ def test_a_projection_computes_the_formula(dense: Artifact, larosa: Artifact):
     plain = gain[:, None] * np.concatenate(weights, axis=1)
     basis = np.linalg.lstsq(plain.T, rotated.T, rcond=None)[0]  # plain^T Q = rotated^T
     np.testing.assert_allclose(basis.T @ basis, np.eye(WIDTH), atol=1e-3)
-    windows = token_windows(shipped_text("calibration"), load_tokenizer(dense.directory), tokens=2048, window=1024)
-    name = "/model/layers.0/post_attention_layernorm/output_0"
-    states = [piece[name] for piece in hidden_states_on(dense, [name], windows, "reading", threads=2)]
-    normalized = np.concatenate(states).astype(np.float64) / gain
-    energies = np.square(normalized @ basis).mean(axis=0)
-    assert energies[:10].sum() > 2 * np.square(normalized).mean(axis=0)[:10].sum()
+    tokenizer = load_tokenizer(dense.directory)
+    windows = token_windows(shipped_text("calibration"), tokenizer, tokens=ROTATION_TOKENS, window=dense.window)
+    gains = {
+        f"/model/layers.0/{norm}/output_0": constant(f"model.layers.0.{norm}.weight")
+        for norm in ("input_layernorm", "post_attention_layernorm")
+    }
+    moment = np.zeros((WIDTH, WIDTH))
+    for piece in hidden_states_on(dense, list(gains), windows, "reading", threads=2):
+        for name, norm_gain in gains.items():
+            normalized = piece[name].reshape(-1, WIDTH).astype(np.float64) / norm_gain
+            moment += normalized.T @ normalized
+    values, vectors = np.linalg.eigh(moment)
+    leading = vectors[:, ::-1][:, :LEADING]
+    assert (values[::-1][:LEADING] > 1.002 * values[::-1][1 : LEADING + 1]).all(), "they can be told apart"
+    np.testing.assert_allclose(np.abs(np.sum(leading * basis[:, :LEADING], axis=0)), 1, atol=0.02)
     np.testing.assert_allclose((normalized @ basis) @ rotated, normalized @ plain, atol=1e-2)
 
 

@@ -12,6 +12,7 @@ from sparsecc.artifact import open_artifact
 from sparsecc.compilation import compile_model
 from sparsecc.evaluation import evaluate
 from sparsecc.generation import generate
+from sparsecc.inspection import inspect
 from sparsecc.model_file import load_model
 from sparsecc.opt_export import export_opt
 from sparsecc.projections import find_projections
@@ -104,6 +105,14 @@ def test_a_checkpoint_compiles_runs_and_writes_text(opt_checkpoint, tmp_path):
     assert products
     assert all(node.inputs[3] is not None for node in products), "every bias is folded"
     assert "".join(generate(artifact, "It was a dark night", max_new_tokens=8))
+
+
+def test_the_default_method_meets_the_budget_of_the_whole_model(opt_checkpoint, tmp_path):
+    source, _ = opt_checkpoint()
+    artifact = compile_model(source, tmp_path / "sparse", sparsity=0.5, tokens=1024, measure=False).artifact
+    assert {entry.method for entry in inspect(artifact)} == {"fisher"}, "an OPT's residual stream is not rotated"
+    windows = token_windows(shipped_text("evaluation"), load_tokenizer(artifact.directory), tokens=1024, window=512)
+    assert evaluate(artifact, windows).sparsity == pytest.approx(0.5, abs=0.02)
 
 
 def test_an_activation_that_is_not_known_is_refused(opt_checkpoint):

@@ -23,7 +23,6 @@ from sparsecc.methods.r_sparse import directions_of_dropped, searched, singular_
 from sparsecc.methods.wina import wina
 from sparsecc.model_file import load_model
 from sparsecc.quantization.finite_weight import weight_array
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer, shipped_text, token_windows
 
@@ -42,24 +41,17 @@ def of_rank(
     request: pytest.FixtureRequest, dense: Artifact, statistics: Statistics, tmp_path_factory: pytest.TempPathFactory
 ) -> Artifact:
     directory = tmp_path_factory.mktemp(f"rank-{request.param}")
-    recipe = make_recipe(dense, statistics, "r-sparse", 0.5, rank=RANK)
+    recipe = make_recipe(dense, statistics, "r-sparse", 0.5, rank=RANK, weights=request.param)
     return write_sparse_artifact(dense, dataclasses.replace(recipe, weights=request.param), directory, threads=2)
 
 
 def test_branches_count_as_read(of_rank: Artifact):
-    """In float32 the target is met with them; beside int4 weights they are float16, and cost four times as much."""
+    """The target is met with them, also beside int4 weights, where they are float16 and cost four times as much."""
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(of_rank.directory), tokens=512, window=256)
     seen = evaluate(of_rank, windows, threads=2)
     assert {entry.rank for entry in inspect(of_rank)} == {RANK}
-    sides = sum(entry.input_channels + entry.output_channels for entry in inspect(of_rank))
-    size = sum(entry.input_channels * entry.output_channels for entry in inspect(of_rank))
-    assert of_rank.recipe_document is not None
-    is_int4 = of_rank.recipe_document["weights"] == "int4"
-    bytes_a_weight = 0.5 + 2 / BLOCK_SIZE if is_int4 else 4
-    factor_bytes = 2 if is_int4 else 4
-    extra = (factor_bytes / bytes_a_weight - 1) * RANK * sides / size
-    assert seen.sparsity == pytest.approx(0.5 - extra, abs=0.03)
-    assert seen.perplexity < 70
+    assert seen.sparsity == pytest.approx(0.5, abs=0.03)
+    assert seen.perplexity < 100
 
 
 def test_it_runs_with_and_without_the_library(of_rank: Artifact):

@@ -100,8 +100,33 @@ def test_a_budget_that_too_few_projections_meet_is_refused(dense, model, windows
         scaled.within_budget(np.ones(8), 0.9)
 
 
-def test_a_recipe_that_does_more_than_to_threshold_is_refused(dense, model, windows):
+def test_zeros_are_skipped_under_a_threshold_of_zero(dense, model, windows, states):
+    """Which ReLU leaves: no scale changes what such a threshold skips, and the others make up for the rest."""
+    thresholds = dict.fromkeys(("q", "k", "v", "o", "gate", "up"), np.ones(1, np.float32))
+    recipe = recipe_for(model, {"down": np.zeros(1, np.float32), **thresholds})
+    downs = [str(projection.input.name) for projection in find_projections(model.graph) if projection.kind == "down"]
+    zeroed = {
+        key: np.where(np.arange(piece.shape[-1]) % 10, 0, piece) if key in downs else piece
+        for key, piece in states.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsecc.scaled_recipe.hidden_states_on", lambda *_given, **_options: iter([zeroed]))
+        scaled = ScaledRecipe(recipe, dense, find_projections(model.graph), windows)
+    for sparsity in (0.4, 0.6):
+        counted = shares(scaled.within_budget(np.ones(len(scaled.groups)), sparsity), model, zeroed)
+        zeros = [np.mean(zeroed[key] == 0) for key in downs]
+        total = sum(weights for _, weights, _ in counted)
+        skipped = sum(
+            (zeros[entry.layer] if entry.kind == "down" else share) * weights for share, weights, entry in counted
+        )
+        assert skipped / total == pytest.approx(sparsity, abs=2e-3)
+    with pytest.raises(SparseccError, match=r"skip 99\.9% of the model's weights"):
+        scaled.within_budget(np.ones(len(scaled.groups)), 0.999)
+
+
+@pytest.mark.parametrize("more", [{"kept": 3}, {"selected_by": "gate"}, {"branch": np.eye(1, 384, dtype=np.float32)}])
+def test_a_recipe_that_does_more_than_to_threshold_is_refused(dense, model, windows, more):
     recipe = recipe_for(model, 0.1)
-    kept = tuple(dataclasses.replace(entry, kept=3) for entry in recipe.projections)
+    entries = tuple(dataclasses.replace(entry, **more) for entry in recipe.projections)
     with pytest.raises(SparseccError, match="more than to threshold"):
-        ScaledRecipe(dataclasses.replace(recipe, projections=kept), dense, find_projections(model.graph), windows)
+        ScaledRecipe(dataclasses.replace(recipe, projections=entries), dense, find_projections(model.graph), windows)

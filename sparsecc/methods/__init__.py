@@ -22,7 +22,7 @@ from sparsecc.recipe import Recipe
 
 Method = Callable[[CalibratedModel, float], Recipe]
 
-__all__ = ["METHODS", "CalibratedModel", "Method"]
+__all__ = ["METHODS", "SEARCHABLE", "CalibratedModel", "Method"]
 
 METHODS: dict[str, Method] = {
     "best": best,
@@ -39,3 +39,6 @@ METHODS: dict[str, Method] = {
     "fisher": fisher,
     "rotated-fisher": rotated_fisher,
 }
+
+SEARCHABLE = ("teal", "teal-greedy", "wina", "wisparse", "ffn-threshold", "relu", "fisher")
+"""Those that only threshold what projections read, so that ``sparsecc search`` can scale their thresholds."""

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
-from sparsecc.errors import SparseccError
+from sparsecc.errors import MisfitError
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.fisher import fisher
-from sparsecc.methods.rotated_fisher import rotated_fisher
+from sparsecc.methods.rotated_fisher import ROTATION_TOKENS, rotated_fisher
 from sparsecc.methods.teal import teal
+from sparsecc.methods.wisparse import wisparse
 from sparsecc.progress import console
 from sparsecc.recipe import Recipe
+from sparsecc.residual_rotation import SAMPLED_BYTES
 
-_SHARE_OF_MEMORY = 0.25
-"""That float32 weights may take: to differentiate a model takes several times as much as they do."""
+_MOST_FOR_FISHER = 0.5
+"""Above that sparsity ``fisher``, whose model of the loss holds for small changes, loses more than ``wisparse``."""
+_COPIES = 3
+"""Of the float32 weights: what differentiating a model takes beside a sample of its hidden states, roughly."""
 
 
 def best(model: CalibratedModel, sparsity: float) -> Recipe:
-    """The recipe of the first of ``rotated-fisher``, ``fisher`` and ``teal`` that fits the model.
+    """The recipe of the first method that fits the model: ``rotated-fisher``, ``fisher`` or ``wisparse``, ``teal``.
 
-    That is their order on the board of docs/leaderboard.md. The first needs the residual stream of Llama and its kin
-    and two windows of text, the second a graph that can be differentiated in this machine's memory, the last nothing.
-    The recipe bears the name of the method that made it; why another did not is said on standard error.
+    That is their order on the board of docs/leaderboard.md, ``fisher`` up to a sparsity of a half and ``wisparse``
+    above. The first needs the residual stream of Llama and its kin and two windows of text, ``fisher`` a graph that can
+    be differentiated in this machine's memory, ``wisparse`` the text that was calibrated on, the last nothing. The
+    recipe bears the name of the method that made it; why another did not is said on standard error.
     """
-    for method in _differentiating_methods(model):
+    said = ""
+    for method in (rotated_fisher, fisher if sparsity <= _MOST_FOR_FISHER else wisparse):
         try:
+            if method is not wisparse:
+                _require_memory(model)
             return method(model, sparsity)
-        except SparseccError as error:
-            console.print(f"going on to the next method: {error}", markup=False)
+        except MisfitError as error:
+            if str(error) != said:
+                console.print(f"going on to the next method: {error}", markup=False, soft_wrap=True)
+            said = str(error)
     return teal(model, sparsity)
 
 
-def _differentiating_methods(model: CalibratedModel) -> tuple[Callable[[CalibratedModel, float], Recipe], ...]:
-    """None where memory is short; how much there is only POSIX says."""
+def _require_memory(model: CalibratedModel) -> None:
+    """How much memory there is only POSIX says."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     weights = sum(4 * projection.weight_count for projection in model.projections)
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if weights > _SHARE_OF_MEMORY * memory:
-            console.print(
-                f"going on to teal: to differentiate {weights / 1e9:.0f} GB of float32 weights takes more than the "
-                f"{memory / 1e9:.0f} GB of memory here; --method rotated-fisher tries it nevertheless",
-                markup=False,
-            )
-            return ()
-    return rotated_fisher, fisher
+    sampled = sum(8 * ROTATION_TOKENS * projection.channels for projection in model.projections)
+    needed = _COPIES * weights + min(sampled, SAMPLED_BYTES)
+    if needed > memory:
+        raise MisfitError(
+            f"to differentiate this model takes about {needed / 1e9:.0f} GB of memory, and here are "
+            f"{memory / 1e9:.0f}; --method rotated-fisher tries it nevertheless"
+        )

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
 from sparsecc.calibration_statistics import Statistics
-from sparsecc.errors import SparseccError
+from sparsecc.errors import MisfitError
 from sparsecc.projections import Projection
+from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.session import PIECE_TOKENS
 from sparsecc.text import TokenWindows, load_tokenizer, token_windows
 
@@ -27,6 +28,7 @@ class CalibratedModel:
             sparsecc's own, which may be another.
         threads: the size of the intra-op pool to run it with.
         scratch: a directory for files as large as the model; the system's own for temporary files where None.
+        weights: what the projections will be stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
     """
 
     dense: Artifact
@@ -35,10 +37,17 @@ class CalibratedModel:
     text: Path
     threads: int = 0
     scratch: Path | None = None
+    weights: str = "fp32"
 
     def magnitudes(self, projection: Projection) -> NDArray[np.int64]:
         """The calibrated histogram of abs(x) for what a projection reads, int64 [histogram.BINS]."""
         return self.statistics.hidden_states[str(projection.input.name)].magnitudes
+
+    @property
+    def cost_of_added_weight(self) -> float:
+        """The bytes of a weight that a method adds over those of a projection's: what is added has 16 bits or more."""
+        stored = {"fp32": 4.0, "fp16": 2.0, "int8": 1 + 2 / BLOCK_SIZE, "int4": 0.5 + 2 / BLOCK_SIZE}[self.weights]
+        return max(2.0, stored) / stored
 
     @property
     def calibration_windows(self) -> TokenWindows:
@@ -54,11 +63,12 @@ class CalibratedModel:
         """The first tokens of the text.
 
         Raises:
-            SparseccError: the text is shorter than a window, or not the one that was calibrated on.
+            SparseccError: the text is shorter than a window.
+            MisfitError: it is not the one that was calibrated on.
         """
         windows = token_windows(self.text, load_tokenizer(self.dense.directory), tokens=tokens, window=window)
         if windows.text_sha256 != self.statistics.calibration.text_sha256:
-            raise SparseccError(
+            raise MisfitError(
                 "the method runs the model on the calibration text, and the statistics were gathered on another than "
                 f"{self.text}; give the text itself as --calibration, or choose --method teal or wina"
             )

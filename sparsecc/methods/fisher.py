@@ -45,7 +45,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     missing until the model skips ``sparsity`` of its weights.
 
     Raises:
-        SparseccError: the model cannot be differentiated.
+        MisfitError: the model cannot be differentiated.
     """
     windows = model.calibration_windows
     return Recipe(
@@ -92,7 +92,7 @@ def thresholded(
         thresholds = _thresholds(histogram.quantile(by_weights, share), importance, projections)
         skipped = session.idle_shares(thresholds)
         missing = sparsity - _share_of_weights(projections, skipped)
-        share = min(share + missing, (1 + share) / 2)
+        share = max(0.0, min(share + missing, (1 + share) / 2))
     return tuple(
         projection_entry(projection, method, sparsity, skipped[projection.name], thresholds[projection.name])
         for projection in projections
@@ -104,9 +104,11 @@ def budget_windows(windows: TokenWindows) -> TokenWindows:
     return windows.first(max(1, BUDGET_TOKENS // windows.window))
 
 
-def _thresholds(level: float, importance: Mapping[str, Array], projections: Sequence[Projection]) -> dict[str, Array]:
+def _thresholds(
+    root_of_level: float, importance: Mapping[str, Array], projections: Sequence[Projection]
+) -> dict[str, Array]:
     with np.errstate(divide="ignore"):  # what nothing depends on is never kept
-        by_hidden_state = {name: (level / weights).astype(np.float32) for name, weights in importance.items()}
+        by_hidden_state = {name: (root_of_level / weights).astype(np.float32) for name, weights in importance.items()}
     return {projection.name: by_hidden_state[str(projection.input.name)] for projection in projections}
 
 

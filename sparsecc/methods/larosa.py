@@ -45,7 +45,8 @@ def larosa(model: CalibratedModel, sparsity: float) -> Recipe:
     except UnknownResidualStreamError as error:
         raise SparseccError(f"larosa does not fit this model: {error}; choose another method") from error
     adapters = (stream.layers - 1) * stream.width**2
-    skipped = sparsity + adapters / sum(entry.weight_count for entry in model.projections)
+    size = sum(entry.weight_count for entry in model.projections)
+    skipped = sparsity + adapters * model.cost_of_added_weight / size
     if skipped >= 1:
         raise SparseccError(
             f"larosa cannot skip {sparsity:.0%} of this model's weights: its residual adapters are "

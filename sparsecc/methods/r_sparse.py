@@ -55,8 +55,9 @@ def r_sparse_of_rank(model: CalibratedModel, sparsity: float, rank: int) -> Reci
         SparseccError: the rank is negative, above the smaller side of a weight, or takes more than may be read.
     """
     _check_rank(model, sparsity, rank)
-    extra = sum(rank * (entry.channels + entry.outputs) for entry in model.projections)
-    skipped = sparsity + extra / sum(entry.weight_count for entry in model.projections)
+    added = sum(rank * (entry.channels + entry.outputs) for entry in model.projections)
+    size = sum(entry.weight_count for entry in model.projections)
+    skipped = sparsity + added * model.cost_of_added_weight / size
     if sparsity == 0 or rank == 0:
         return _recipe(model, sparsity, "r-sparse", dict.fromkeys(_names(model), sparsity), {})
     ranks = dict.fromkeys(_names(model), rank)
@@ -68,7 +69,10 @@ def searched(model: CalibratedModel, sparsity: float, method: str, directions: D
     """The recipe that an evolutionary search finds among thresholds and ranks."""
     if sparsity == 0:
         return _recipe(model, sparsity, method, dict.fromkeys(_names(model), 0.0), {})
-    limits = {entry.name: _largest_rank(entry, 1 - sparsity) for entry in model.projections}
+    if sparsity > LARGEST_SPARSITY:
+        raise SparseccError(f"{method} skips at most {LARGEST_SPARSITY:.0%} of the weights; ask for no more")
+    budget = (1 - sparsity) / model.cost_of_added_weight
+    limits = {entry.name: _largest_rank(entry, budget) for entry in model.projections}
     branches = {projection.name: rows for projection, rows in directions(model, sparsity, limits)}
     dense = model.dense
     window = min(dense.window, search.tokens)
@@ -126,7 +130,7 @@ def _shared_out(
     """The sparsity and the rank of each projection; what a whole rank leaves over goes to the sparse part."""
     sparsities, ranks = {}, {}
     for projection, read, branch in zip(model.projections, candidate.read, candidate.branch, strict=True):
-        one_rank = 1 / projection.channels + 1 / projection.outputs
+        one_rank = (1 / projection.channels + 1 / projection.outputs) * model.cost_of_added_weight
         rank = min(int(read * branch / one_rank), limits[projection.name])
         ranks[projection.name] = rank
         sparsities[projection.name] = float(np.clip(1 - read + rank * one_rank, 0, LARGEST_SPARSITY))
@@ -160,11 +164,11 @@ def _check_rank(model: CalibratedModel, sparsity: float, rank: int) -> None:
             f"rank {rank} does not fit: {smallest.name} is {smallest.channels} x {smallest.outputs}; "
             f"choose a rank from 0 to {largest}"
         )
-    sides = sum(entry.channels + entry.outputs for entry in model.projections)
+    sides = sum(entry.channels + entry.outputs for entry in model.projections) * model.cost_of_added_weight
     size = sum(entry.weight_count for entry in model.projections)
-    affordable = int((LARGEST_SPARSITY - sparsity) * size / sides)
+    affordable = max(int((LARGEST_SPARSITY - sparsity) * size / sides), 0)
     if rank > affordable:
         raise SparseccError(
             f"branches of rank {rank} take {rank * sides / size:.0%} of the weights, and at sparsity {sparsity:g} "
-            f"only {1 - sparsity:.0%} may be read; choose a rank up to {max(affordable, 0)}"
+            f"only {1 - sparsity:.0%} may be read; choose a rank up to {affordable}"
         )

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sparsecc.calibration import require_projections
-from sparsecc.errors import SparseccError
+from sparsecc.errors import MisfitError, runtime_failures
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.fisher import budget_windows, outputs_behind, thresholded
 from sparsecc.model_file import load_model
@@ -33,20 +33,21 @@ def rotated_fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     It skips more of the text that it was learned on than of another, so the budget is met on the beginning.
 
     Raises:
-        SparseccError: the model's residual stream is not that of Llama and its kin, it cannot be differentiated, or the
+        MisfitError: the model's residual stream is not that of Llama and its kin, it cannot be differentiated, or the
             text has a single window.
     """
     try:
         stream = find_residual_stream(load_model(model.dense.model_path).graph)
     except UnknownResidualStreamError as error:
-        raise SparseccError(f"{_NAME} does not fit this model: {error}; use the method fisher") from error
+        raise MisfitError(f"{_NAME} does not fit this model: {error}; use the method fisher") from error
     windows = model.calibration_windows
     if sparsity == 0:
         entries = thresholded(model.dense, model.projections, windows, windows, sparsity, method=_NAME)
         return Recipe(_NAME, sparsity, entries, model.statistics.calibration)
     budget, learned_on = _halves(windows)
     observed = observe_stream(model.dense, stream.gains, outputs_behind(model.projections), learned_on)
-    basis = learn_rotation(observed, sparsity)
+    with runtime_failures("a rotation cannot be learned"):
+        basis = learn_rotation(observed, sparsity)
     recipe = Recipe(_NAME, sparsity, (), model.statistics.calibration, rotations=Rotations((basis,) * stream.layers))
     with tempfile.TemporaryDirectory(prefix="sparsecc-rotated-", dir=model.scratch) as scratch:
         rotated = restructured(model.dense, recipe, Path(scratch))
@@ -59,9 +60,9 @@ def _halves(windows: TokenWindows) -> tuple[TokenWindows, TokenWindows]:
     """Of the beginning of a text what the budget is met on, and of its end what the rotation is learned on."""
     count = len(windows.ids)
     if count == 1:
-        raise SparseccError(
-            f"{_NAME} learns on one part of the text and meets its budget on another; give more than {windows.tokens} "
-            "tokens of text, or use the method fisher"
+        raise MisfitError(
+            f"{_NAME} learns on one part of the text and meets its budget on another; calibrate on "
+            f"{2 * windows.window:,} tokens or more, or use the method fisher"
         )
     learned = min(max(1, ROTATION_TOKENS // windows.window), count // 2)
     return budget_windows(windows.first(count - learned)), windows.last(learned)

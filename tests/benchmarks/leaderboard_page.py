@@ -15,11 +15,20 @@ COLORS = matplotlib.color_sequences["tab20"]
 SMALLEST_RISE = 0.005
 """Of TEAL's, relative to the dense perplexity, that others are compared with: less is noise."""
 INTRODUCTION = """\
-Made by `tests/benchmarks/leaderboard.py`, by the [protocol](architecture.md#how-quality-and-speed-are-measured):
-thresholds are calibrated on 32,768 tokens of four books, and quality is measured on as many of four others, every token
-thresholded, through onnxruntime on the compiled model. What a method skips on another text differs from its
-target, so compare at the bytes that were read: those of all matrix products, the head included. int3 and int2 are dense
-models rounded by GPTQ as int4 is, for comparison; their bytes are counted as if there were such storage.
+Made by
+
+```console
+$ python tests/benchmarks/leaderboard.py MODEL... -o docs/leaderboard --corpus FOLDER
+```
+
+by the [protocol](architecture.md#how-quality-and-speed-are-measured): thresholds are calibrated on one text and quality is
+measured on as many tokens of another, every token thresholded, through onnxruntime on the compiled model. What a method
+skips on another text differs from its target, so compare at the bytes that were read: those of all matrix products, the
+head included. int3 and int2 are dense models rounded by GPTQ as int4 is, for comparison; their bytes are counted as if
+there were such storage. `wisparse` follows what the abstract of its paper says, and `larosa` also rotates what o reads.
+
+To skip many weights, take `rotated-fisher`, which is what `--method best` takes for models of Llama's kind; to read fewer
+bytes than a dense int4 model, store its weights in int4 besides.
 """
 
 
@@ -61,9 +70,8 @@ class Board:
         yield "| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in SPARSITIES) + " |"
         yield "|---|" + "---|" * len(SPARSITIES)
         for method in COMPARED:
-            if any(key[0] == method for key in self._seen):
-                cells = [text_of(self._seen.get((method, sparsity, "fp32"))) for sparsity in SPARSITIES]
-                yield f"| `{method}` | " + " | ".join(cells) + " |"
+            cells = [text_of(self._seen.get((method, sparsity, "fp32"))) for sparsity in SPARSITIES]
+            yield f"| `{method}` | " + " | ".join(cells) + " |"
 
     def _relative_rise(self, point):
         if point is None or "refused" in point or bytes_of(point) < self._teal[0, 0]:
