@@ -1,11 +1,14 @@
 """The entry point of the ``sparsecc`` command: what becomes of a usage error, a signal or a closed pipe."""
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
+
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def main() -> None:
@@ -16,7 +19,11 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(_INTERRUPTED)
+    except SystemExit as ending:
+        if ending.code == _TERMINATED:
+            _leave(_TERMINATED)
+        raise
     except Exception as error:
         usage_message = getattr(error, "format_message", None)
         if usage_message is None:
@@ -44,7 +51,15 @@ def _fail(message: str) -> NoReturn:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     """End by an exception, so that nothing half-written stays behind."""
-    sys.exit(143)
+    sys.exit(_TERMINATED)
+
+
+def _leave(status: int) -> NoReturn:
+    """Now: where a signal comes while a library starts a thread, that thread would keep the process for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ Made by
 $ python tests/benchmarks/leaderboard.py MODEL... -o docs/leaderboard --corpus FOLDER
 ```
 
-by the [protocol](architecture.md#how-quality-and-speed-are-measured): thresholds are calibrated on one text and quality is
-measured on as many tokens of another, every token thresholded, through onnxruntime on the compiled model. What a method
-skips on another text differs from its target, so compare at the bytes that were read: those of all matrix products, the
-head included. int3 and int2 are dense models rounded by GPTQ as int4 is, for comparison; their bytes are counted as if
-there were such storage. `wisparse` follows what the abstract of its paper says, and `larosa` also rotates what o reads.
+by the [protocol](architecture.md#how-quality-and-speed-are-measured): thresholds are calibrated on one text and quality
+is measured on as many tokens of another, every token thresholded, through onnxruntime on the compiled model. What a
+method skips on another text differs from its target, so compare at the bytes that were read: those of all matrix
+products, the head included. int3 and int2 are dense models rounded by GPTQ as int4 is, for comparison; their bytes are
+counted as if there were such storage. `wisparse` follows what the abstract of its paper says, and `larosa` also rotates
+what o reads.
 
-To skip many weights, take `rotated-fisher`, which is what `--method best` takes for models of Llama's kind; to read fewer
-bytes than a dense int4 model, store its weights in int4 besides.
+To skip many weights, take `rotated-fisher`, which is what `--method best` takes for models of Llama's kind; to read
+fewer bytes than a dense int4 model, store its weights in int4 besides.
 """
 
 
