@@ -23,14 +23,14 @@ def test_the_first_method_that_fits_is_taken(unfit, monkeypatch, capsys):
 
     for index, name in enumerate(ORDER):
         monkeypatch.setattr(sys.modules["sparsecc.methods.best"], name, method_of(index))
-    model = SimpleNamespace(projections=[])
+    model = SimpleNamespace(projections=[], weights="fp32")
     assert METHODS["best"](model, 0.5) == (ORDER[unfit], model, 0.5)
     assert capsys.readouterr().err.count("does not fit this model") == unfit
 
 
 def test_a_model_that_is_large_for_the_memory_is_not_differentiated(monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "teal", lambda *given: given)
-    model = SimpleNamespace(projections=[SimpleNamespace(weight_count=10**14, channels=10**7)])
+    model = SimpleNamespace(projections=[SimpleNamespace(weight_count=10**14, channels=10**7)], weights="fp32")
     assert METHODS["best"](model, 0.5) == (model, 0.5)
     assert capsys.readouterr().err.count("GB of memory") == 1
 
@@ -41,7 +41,7 @@ def test_above_a_half_wisparse_stands_in_for_fisher(monkeypatch):
 
     monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "rotated_fisher", misfit)
     monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "wisparse", lambda *given: given)
-    model = SimpleNamespace(projections=[])
+    model = SimpleNamespace(projections=[], weights="fp32")
     assert METHODS["best"](model, 0.6) == (model, 0.6)
 
 
@@ -51,4 +51,11 @@ def test_a_mistake_is_not_passed_over(monkeypatch):
 
     monkeypatch.setattr(sys.modules["sparsecc.methods.best"], "rotated_fisher", mistaken)
     with pytest.raises(SparseccError, match="not finite"):
-        METHODS["best"](SimpleNamespace(projections=[]), 0.5)
+        METHODS["best"](SimpleNamespace(projections=[], weights="fp32"), 0.5)
+
+
+@pytest.mark.parametrize(("weights", "sparsity", "taken"), [("int4", 0.25, "fisher"), ("int8", 0.25, "rotated_fisher")])
+def test_int4_weights_are_not_rotated_for_a_low_sparsity(monkeypatch, weights, sparsity, taken):
+    for name in ORDER:
+        monkeypatch.setattr(sys.modules["sparsecc.methods.best"], name, lambda *_given, name=name: name)
+    assert METHODS["best"](SimpleNamespace(projections=[], weights=weights), sparsity) == taken

@@ -16,6 +16,8 @@ from sparsecc.residual_rotation import SAMPLED_BYTES
 
 _MOST_FOR_FISHER = 0.5
 """Above that sparsity ``fisher``, whose model of the loss holds for small changes, loses more than ``wisparse``."""
+_LEAST_FOR_ROTATION_IN_INT4 = 0.3
+"""Below that sparsity a rotation gains less than it costs in int4: rotated weights lose more where they are rounded."""
 _COPIES = 3
 """Of the float32 weights: what differentiating a model takes beside a sample of its hidden states, roughly."""
 
@@ -24,12 +26,15 @@ def best(model: CalibratedModel, sparsity: float) -> Recipe:
     """The recipe of the first method that fits the model: ``rotated-fisher``, ``fisher`` or ``wisparse``, ``teal``.
 
     That is their order on the board of docs/leaderboard.md, ``fisher`` up to a sparsity of a half and ``wisparse``
-    above. The first needs the residual stream of Llama and its kin and two windows of text, ``fisher`` a graph that can
-    be differentiated in this machine's memory, ``wisparse`` the text that was calibrated on, the last nothing. The
-    recipe bears the name of the method that made it; why another did not is said on standard error.
+    above, and no rotation beside int4 weights at a low sparsity. The first needs the residual stream of Llama and its
+    kin and two windows of text, ``fisher`` a graph that can be differentiated in this machine's memory, ``wisparse``
+    the text that was calibrated on, the last nothing. The recipe bears the name of the method that made it; why another
+    did not is said on standard error.
     """
     said = ""
-    for method in (rotated_fisher, fisher if sparsity <= _MOST_FOR_FISHER else wisparse):
+    others = (fisher,) if sparsity <= _MOST_FOR_FISHER else (wisparse,)
+    rotates = model.weights != "int4" or sparsity >= _LEAST_FOR_ROTATION_IN_INT4
+    for method in (rotated_fisher, *others) if rotates else others:
         try:
             if method is not wisparse:
                 _require_memory(model)
