@@ -54,6 +54,10 @@ _COMPILER = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import a part of the compiler only when it is asked for: it brings onnx, torch and transformers."""
     if name not in _COMPILER:

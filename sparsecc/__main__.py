@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 _INTERRUPTED, _TERMINATED = 130, 143
+_signals: list[int] = []
+"""That told this process to end."""
 
 
 def main() -> None:
@@ -25,6 +27,8 @@ def main() -> None:
             _leave(_TERMINATED)
         raise
     except Exception as error:
+        if _signals:  # a library was not ready to be left where it was
+            _leave(_TERMINATED)
         usage_message = getattr(error, "format_message", None)
         if usage_message is None:
             raise
@@ -49,8 +53,9 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _terminate(number: int, _frame: FrameType | None) -> None:
     """End by an exception, so that nothing half-written stays behind."""
+    _signals.append(number)
     sys.exit(_TERMINATED)
 
 

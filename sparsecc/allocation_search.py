@@ -150,7 +150,7 @@ def open_study(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.S
     Raises:
         SparseccError: the database cannot be opened, or holds a study of that name and another identity.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are tracebacks of interrupted candidates
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
     study = _open_database(storage, name, identity)

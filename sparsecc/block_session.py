@@ -172,7 +172,10 @@ def block_model(model: ir.Model, block: Block) -> bytes:
 def _dense_states(
     dense: Artifact, blocks: Sequence[Block], windows: TokenWindows, scratch: Path, *, threads: int
 ) -> list[Path]:
-    """A folder for each window, with the named inputs of each block in a file of its own."""
+    """A folder for each window, with the named inputs of each block in a file of its own.
+
+    Inputs whose type the graph does not say get the one that they have.
+    """
     model = load_model(dense.model_path)
     computed = [str(value.name) for block in blocks for value in block.inputs if value.producer() is not None]
     computed = list(dict.fromkeys(computed))
@@ -188,5 +191,7 @@ def _dense_states(
         known.update(empty_cache(session, **dense.cache_shape))
         for block in blocks:
             states = {str(value.name): known[str(value.name)] for value in block.inputs}
+            for value in block.inputs:
+                value.type = value.type or ir.TensorType(ir.DataType.from_numpy(states[str(value.name)].dtype))
             save_file(states, folders[-1] / f"{block.layer}.safetensors")
     return folders

@@ -91,6 +91,7 @@ def calibrate(
 
 @app.command("compile", epilog="Example: `sparsecc compile models/books-16m -o books-16m-sparse --sparsity 0.5`")
 def compile_command(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -101,7 +102,8 @@ def compile_command(
     method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "best",
     sparsity: Annotated[float, typer.Option(help="The share of the projections' weights to skip, in [0, 1).")] = 0.5,
     recipe: Annotated[
-        Path | None, typer.Option(help="What `sparsecc search` found, for method and sparsity.", metavar="FILE.json")
+        Path | None,
+        typer.Option(help="What `sparsecc search` found, in place of method and sparsity.", metavar="FILE.json"),
     ] = None,
     weights: Annotated[str, typer.Option(help=f"What to store weights as: {', '.join(WEIGHTS)}.")] = "fp32",
     rank: Annotated[
@@ -123,6 +125,7 @@ def compile_command(
     from sparsecc.compilation import compile_model
 
     with _one_line_errors():
+        _require_recipe_alone(context, recipe)
         compilation = compile_model(
             model,
             output_directory,
@@ -453,6 +456,18 @@ def view(
     wait()
 
 
+def _require_recipe_alone(context: typer.Context, recipe: Path | None) -> None:
+    """A recipe says method and sparsity itself.
+
+    Raises:
+        SparseccError: it is given beside one of them.
+    """
+    for name in ("method", "sparsity"):
+        source = context.get_parameter_source(name)
+        if recipe and source is not None and source.name == "COMMANDLINE":
+            raise SparseccError(f"--recipe says the {name} itself; leave out --{name}, or --recipe")
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Turn a user's mistake into one line on standard error and exit code 2."""
@@ -479,7 +494,7 @@ def _print(facts: dict[str, Any], as_json: bool, shown: str | Table) -> None:
 
 
 def _compilation_table(summary: dict[str, Any]) -> Table | str:
-    done = f"{summary['method']} at {summary['target_sparsity']:.0%}"
+    done = f"{summary['method']} for a target of {summary['target_sparsity']:.0%}"
     where = f"{done}, model in {summary['artifact']}, report in {summary['report']}"
     measured = summary["measured"]
     if not measured:

@@ -300,7 +300,7 @@ def _write_genai_config(dense: Artifact, directory: Path) -> None:
 
 def _check_rank(method: str, rank: int | None) -> None:
     if rank is not None and method != "r-sparse":
-        raise SparseccError(f"method {method} has no ranks; leave out --rank or choose --method r-sparse")
+        raise SparseccError(f"method {method} takes no rank; leave out --rank or choose --method r-sparse")
 
 
 def check_choices(method: str, sparsity: float, weights: str = "fp32") -> None:

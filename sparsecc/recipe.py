@@ -169,7 +169,10 @@ def read_recipe_document(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SparseccError(f"{path} is not a readable UTF-8 text; compile the model again") from error
-    return parse_recipe_document(text)
+    try:
+        return parse_recipe_document(text)
+    except SparseccError as error:
+        raise SparseccError(f"{path}: {error}") from error
 
 
 def parse_recipe_document(text: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def truncate(path: Path, share: float = 0.5) -> None:
     [
         (["--method", "r-sparse", "--rank", 129], "choose a rank from 0 to 128"),
         (["--method", "r-sparse", "--rank", -1], "choose a rank from 0 to 128"),
-        (["--method", "teal", "--rank", 8], "method teal has no ranks; leave out --rank"),
+        (["--method", "teal", "--rank", 8], "method teal takes no rank; leave out --rank"),
     ],
 )
 def test_a_rank_that_does_not_fit(refused, dense, tmp_path, options, complaint):
@@ -278,6 +278,12 @@ def test_a_recipe_that_lacks_what_weights_were_rewritten_by(refused, dense, comp
     recipe = compiled("larosa", 0.5).directory / "recipe.json"
     line = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
     assert "rewrote weights" in line
+
+
+@pytest.mark.parametrize(("option", "value"), [("--method", "wina"), ("--sparsity", 0.3)])
+def test_a_recipe_beside_what_it_says_itself(refused, dense, tmp_path, option, value):
+    given = ("--recipe", tmp_path / "recipe.json", option, value)
+    assert f"leave out {option}" in refused("compile", dense.directory, "-o", tmp_path / "out", *given)
 
 
 def test_a_database_that_does_not_answer(refused, dense, tmp_path):

@@ -115,6 +115,13 @@ def test_the_default_method_meets_the_budget_of_the_whole_model(opt_checkpoint, 
     assert evaluate(artifact, windows).sparsity == pytest.approx(0.5, abs=0.02)
 
 
+def test_blocks_of_it_run_alone(opt_checkpoint, tmp_path):
+    source, _ = opt_checkpoint()
+    options = {"method": "teal-greedy", "sparsity": 0.5, "tokens": 1024, "measure": False}
+    artifact = compile_model(source, tmp_path / "sparse", **options).artifact
+    assert len({entry.calibrated_sparsity for entry in inspect(artifact)}) > 2
+
+
 def test_an_activation_that_is_not_known_is_refused(opt_checkpoint):
     source, directory = opt_checkpoint(activation_function="tanh")
     with pytest.raises(NotImplementedError, match="tanh"):

@@ -26,7 +26,7 @@ def relu(model: CalibratedModel, sparsity: float) -> Recipe:
         SparseccError: no ReLU lies before a ``down`` projection.
     """
     if not any(map(_reads_relu, model.projections)):
-        raise SparseccError("method relu needs a model whose feed-forward networks have ReLU; use teal or cats")
+        raise SparseccError("method relu needs a model whose feed-forward networks have ReLU; use another")
     zeros = {projection.name: _zero_share(model, projection) for projection in model.projections}
     total = sum(projection.weight_count for projection in model.projections)
 
