@@ -78,7 +78,7 @@ def test_calibrate_writes_statistics_that_compile_takes(run, dense, tmp_path):
 
 def test_overwrite_replaces_an_artifact(run, dense, tmp_path):
     for sparsity in (0.25, 0.5):
-        options = ("--sparsity", sparsity, "--tokens", 2048, "--no-measure", "--overwrite", "--json")
+        options = ("--method", "teal", "--sparsity", sparsity, "--no-measure", "--overwrite", "--json")
         run("compile", dense.directory, "-o", tmp_path / "sparse", *options)
     assert json.loads((tmp_path / "sparse" / "recipe.json").read_text())["target_sparsity"] == 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["sparse"]
