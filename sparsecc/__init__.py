@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sparsecc.errors import SparseccError
 from sparsecc.session import open_session, ops_library_path
 
-# Torch's threads otherwise spin where they wait for one another, and beside another busy process calibration by gradients
-# takes ten times as long instead of twice. OpenMP reads this once, when torch is imported.
+# Torch's threads otherwise spin where they wait for one another, and beside another busy process calibration by
+# gradients takes ten times as long instead of twice. OpenMP reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
