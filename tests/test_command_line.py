@@ -50,7 +50,7 @@ def test_compile_makes_a_complete_directory_and_says_what_was_gained_and_lost(ch
     summary = json.loads(process.stdout)
     measured = summary["measured"]
     assert measured["perplexity"]["sparse"] > measured["perplexity"]["dense"] > 1
-    assert measured["sparsity"] == pytest.approx(0.4, abs=0.05)
+    assert measured["sparsity"] == pytest.approx(0.4, abs=0.03)
     assert all(speed > 0 for speed in measured["decode_tokens_per_s"].values())
     names = {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "recipe.json", "report.html"}
     assert names < {file.name for file in output.iterdir()}

@@ -35,6 +35,7 @@ TEAL_TILES = (
 TUNING_LAYERS = 4
 FLOAT16_ROUNDING = 2e-3
 ATOMIC_ROUNDING = 3e-2
+"""Of TEAL's kernel: where its tiles are small, an output is rounded to float16 hundreds of times."""
 READ_BYTES = 4 << 30
 
 
