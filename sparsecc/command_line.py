@@ -19,7 +19,7 @@ from rich.text import Text
 from sparsecc.analysis.facts import EVALUATION_TOKENS, SAMPLED_TOKENS, STUDY_TOKENS
 from sparsecc.device import Device
 from sparsecc.errors import SparseccError
-from sparsecc.methods import METHODS, SEARCHABLE
+from sparsecc.methods import DEFAULT_METHOD, DEFAULT_SPARSITY, METHODS, SEARCHABLE
 from sparsecc.recipe import WEIGHTS
 from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
 
@@ -91,7 +91,6 @@ def calibrate(
 
 @app.command("compile", epilog="Example: `sparsecc compile models/books-16m -o books-16m-sparse --sparsity 0.5`")
 def compile_command(
-    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -99,8 +98,15 @@ def compile_command(
         ),
     ],
     output_directory: OutputOption,
-    method: Annotated[str, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.")] = "best",
-    sparsity: Annotated[float, typer.Option(help="The share of the projections' weights to skip, in [0, 1).")] = 0.5,
+    method: Annotated[
+        str | None, typer.Option(help=f"How thresholds are chosen: {', '.join(METHODS)}.", show_default=DEFAULT_METHOD)
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of the projections' weights to skip, in [0, 1).", show_default=str(DEFAULT_SPARSITY)
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="What `sparsecc search` found, in place of method and sparsity.", metavar="FILE.json"),
@@ -125,7 +131,6 @@ def compile_command(
     from sparsecc.compilation import compile_model
 
     with _one_line_errors():
-        _require_recipe_alone(context, recipe)
         compilation = compile_model(
             model,
             output_directory,
@@ -454,18 +459,6 @@ def view(
     _print({"artifact": str(artifact), "address": address}, as_json, f"{address} shows {artifact}; Ctrl+C ends it")
     sys.stdout.flush()
     wait()
-
-
-def _require_recipe_alone(context: typer.Context, recipe: Path | None) -> None:
-    """A recipe says method and sparsity itself.
-
-    Raises:
-        SparseccError: it is given beside one of them.
-    """
-    for name in ("method", "sparsity"):
-        source = context.get_parameter_source(name)
-        if recipe and source is not None and source.name == "COMMANDLINE":
-            raise SparseccError(f"--recipe says the {name} itself; leave out --{name}, or --recipe")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from sparsecc.dense_export import build_dense
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation, evaluate
 from sparsecc.fusion import fuse, unfuse
-from sparsecc.methods import METHODS, CalibratedModel
+from sparsecc.methods import DEFAULT_METHOD, DEFAULT_SPARSITY, METHODS, CalibratedModel
 from sparsecc.methods.r_sparse import r_sparse_of_rank
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
 from sparsecc.projections import find_projections
@@ -87,8 +87,8 @@ def compile_model(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    method: str = "best",
-    sparsity: float = 0.5,
+    method: str | None = None,
+    sparsity: float | None = None,
     recipe: str | os.PathLike[str] | None = None,
     weights: str = "fp32",
     rank: int | None = None,
@@ -104,8 +104,8 @@ def compile_model(
     Args:
         model: a directory or a hub id.
         output: the directory to make.
-        method: a name of :data:`sparsecc.methods.METHODS`.
-        sparsity: the share of the weights of projections to skip, in [0, 1).
+        method: a name of :data:`sparsecc.methods.METHODS`; ``best`` by default.
+        sparsity: the share of the weights of projections to skip, in [0, 1); a half by default.
         recipe: a file that ``sparsecc search`` wrote for this model, in place of method and sparsity.
         weights: what weights are stored as, one of :data:`sparsecc.recipe.WEIGHTS`.
         rank: of the low-rank branches of the method ``r-sparse``, in place of a search for the best ranks.
@@ -122,6 +122,10 @@ def compile_model(
     model, output = os.fspath(model), Path(output)
     calibration_source = Path(calibration) if calibration else shipped_text("calibration")
     evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
+    if recipe and (method is not None or sparsity is not None):
+        raise SparseccError("a recipe says method and sparsity itself; leave out --method and --sparsity, or --recipe")
+    method = DEFAULT_METHOD if method is None else method
+    sparsity = DEFAULT_SPARSITY if sparsity is None else sparsity
     check_choices(method, sparsity, weights)
     _check_rank(method, rank)
     given = _read_recipe(Path(recipe)) if recipe else None

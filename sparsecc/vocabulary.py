@@ -8,6 +8,8 @@ import onnx_ir as ir
 
 from sparsecc.projections import find_projections, is_linear
 
+_TOKENS = "input_ids"
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
@@ -32,12 +34,15 @@ def find_head(graph: ir.Graph) -> ir.Node | None:
 
 
 def find_embedding(graph: ir.Graph) -> Embedding | None:
-    """The Gather that looks up a graph input [B, S], where its table is a float32 matrix."""
+    """The Gather that looks up the input ``input_ids``, where its table is a float32 matrix.
+
+    Learned positions are looked up in a table of their own.
+    """
     for node in graph:
         if (node.domain, node.op_type) != ("", "Gather") or node.attributes.get_int("axis", 0) != 0:
             continue
         table, ids = node.inputs
-        if table is None or ids is None or not ids.is_graph_input() or ids.shape is None or len(ids.shape) != 2:
+        if table is None or ids is None or not ids.is_graph_input() or ids.name != _TOKENS:
             continue
         source = _transposed(table)
         weight = source or table

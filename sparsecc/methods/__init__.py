@@ -22,7 +22,7 @@ from sparsecc.recipe import Recipe
 
 Method = Callable[[CalibratedModel, float], Recipe]
 
-__all__ = ["METHODS", "SEARCHABLE", "CalibratedModel", "Method"]
+__all__ = ["DEFAULT_METHOD", "DEFAULT_SPARSITY", "METHODS", "SEARCHABLE", "CalibratedModel", "Method"]
 
 METHODS: dict[str, Method] = {
     "best": best,
@@ -39,6 +39,9 @@ METHODS: dict[str, Method] = {
     "fisher": fisher,
     "rotated-fisher": rotated_fisher,
 }
+
+DEFAULT_METHOD = "best"
+DEFAULT_SPARSITY = 0.5
 
 SEARCHABLE = ("teal", "teal-greedy", "wina", "wisparse", "ffn-threshold", "relu", "fisher")
 """Those that only threshold what projections read, so that ``sparsecc search`` can scale their thresholds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from sparsecc.errors import MisfitError
 from sparsecc.methods.calibrated_model import CalibratedModel
@@ -31,31 +32,40 @@ def best(model: CalibratedModel, sparsity: float) -> Recipe:
     the text that was calibrated on, the last nothing. The recipe bears the name of the method that made it; why another
     did not is said on standard error.
     """
-    said = ""
-    others = (fisher,) if sparsity <= _MOST_FOR_FISHER else (wisparse,)
-    rotates = model.weights != "int4" or sparsity >= _LEAST_FOR_ROTATION_IN_INT4
-    for method in (rotated_fisher, *others) if rotates else others:
+    for method in _promising(model, sparsity):
         try:
-            if method is not wisparse:
-                _require_memory(model)
             return method(model, sparsity)
         except MisfitError as error:
-            if str(error) != said:
-                console.print(f"going on to the next method: {error}", markup=False, soft_wrap=True)
-            said = str(error)
+            name = method.__name__.replace("_", "-")
+            console.print(f"going on without {name}: {error}", markup=False, soft_wrap=True)
     return teal(model, sparsity)
 
 
-def _require_memory(model: CalibratedModel) -> None:
-    """How much memory there is only POSIX says."""
+def _promising(model: CalibratedModel, sparsity: float) -> list[Callable[[CalibratedModel, float], Recipe]]:
+    """What to try before ``teal``, in order."""
+    rotates = model.weights != "int4" or sparsity >= _LEAST_FOR_ROTATION_IN_INT4
+    differentiating = [rotated_fisher] if rotates else []
+    others = []
+    if sparsity <= _MOST_FOR_FISHER:
+        differentiating.append(fisher)
+    else:
+        others.append(wisparse)
+    return [*differentiating, *others] if _can_differentiate(model) else others
+
+
+def _can_differentiate(model: CalibratedModel) -> bool:
+    """Whether this machine's memory is large enough; how much there is only POSIX says."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return
+        return True
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     weights = sum(4 * projection.weight_count for projection in model.projections)
     sampled = sum(8 * ROTATION_TOKENS * projection.channels for projection in model.projections)
     needed = _COPIES * weights + min(sampled, SAMPLED_BYTES)
     if needed > memory:
-        raise MisfitError(
-            f"to differentiate this model takes about {needed / 1e9:.0f} GB of memory, and here are "
-            f"{memory / 1e9:.0f}; --method rotated-fisher tries it nevertheless"
+        console.print(
+            f"going on without rotated-fisher and fisher: to differentiate this model takes about {needed / 1e9:.0f} "
+            f"GB of memory, and here are {memory / 1e9:.0f}; --method rotated-fisher tries it nevertheless",
+            markup=False,
+            soft_wrap=True,
         )
+    return needed <= memory
