@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -46,15 +47,6 @@ def interpreting() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def packed_thresholds(projection: Projection) -> torch.Tensor:
-    """float32 [segments, 1], or [segments, K] if any segment has one threshold for each channel."""
-    first, *others = projection.thresholds
-    if not others:
-        return first[None]
-    longest = max(threshold.shape[0] for threshold in projection.thresholds)
-    return torch.stack([threshold.expand(longest) for threshold in projection.thresholds])
-
-
 def _compiler_options(cut: Cut) -> dict[str, int | bool]:
     """Options that the interpreter does not know."""
     return {} if interpreting() else {"maxnreg": cut.registers, "launch_pdl": cut.early}
@@ -69,11 +61,25 @@ def _slots_at_once(cut: Cut, halves: int) -> int:
 
 def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
     """out[N], or [N / 2] if gated, of x[K]; both contiguous."""
+    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out)
+    one_row_kernel[grid](*arguments, **options)
+
+
+def compile_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
+    """Compile what :func:`launch_one_row` would launch."""
+    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out)
+    one_row_kernel.warmup(*arguments, grid=grid, **options)
+
+
+def _one_row_launch(
+    x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor
+) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+    """The grid, the arguments, and the constants and options to compile with."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
     widths = (columns // 2,) if gated else projection.widths
     weight = stored(projection.weight, widths * halves)
-    thresholds = packed_thresholds(projection)
+    thresholds = projection.packed_thresholds
     length = -(-channels // cut.splits)
     slots = sum(-(-width // cut.block) for width in widths)
     vector = VECTOR_BYTES * 8 // weight.bits
@@ -82,7 +88,7 @@ def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: 
     space = workspace(x.device)
     grid = (slots, cut.splits)
     row_bytes = columns * weight.bits // 8
-    one_row_kernel[grid](
+    arguments = (
         x,
         thresholds,
         weight.weights,
@@ -99,6 +105,8 @@ def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: 
         *(*widths, 0, 0)[:3],
         length,
         cut.prefetch // (cut.splits * row_bytes),
+    )
+    options = dict(
         KIND=weight.kind,
         GATED=gated,
         BLOCK=cut.block,
@@ -117,6 +125,7 @@ def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: 
         num_warps=cut.warps,
         **_compiler_options(cut),
     )
+    return grid, arguments, options
 
 
 _ROWS = 16
@@ -132,7 +141,7 @@ def launch_few_rows(x: torch.Tensor, projection: Projection, *, gated: bool, out
     halves = 2 if gated else 1
     widths = (columns // 2,) if gated else projection.widths
     weight = stored(projection.weight, widths * halves)
-    thresholds = packed_thresholds(projection)
+    thresholds = projection.packed_thresholds
     tiles = sum(-(-width // _FEW_ROWS_BLOCK) for width in widths)
     splits = max(1, min(8, _FEW_ROWS_PROGRAMS // tiles, channels // _FEW_ROWS_CHANNELS))
     length = -(-channels // splits)

@@ -6,19 +6,31 @@ import torch
 import triton
 import triton.language as tl
 
-_ROWS = 16
+_ROWS = 32
 _BLOCKS_AT_ONCE = 32
 _WARPS = 4
+_WORD_BITS = tl.constexpr(32)
+_MANTISSA_BITS = tl.constexpr(23)
+_UNIT = tl.constexpr(1)
+_FACTOR_UNIT = tl.constexpr(2.0**96)
+"""By which hidden states are scaled up, since codes are scaled down."""
+_SMALLEST = tl.constexpr(2.0**-53)
+"""The smallest float32, 2^-149, times _FACTOR_UNIT."""
 
 
 @triton.jit
-def _number(code, ZERO: tl.constexpr):
-    """A byte less the one that stands for 0, as float32.
+def _product_of_place(words, hidden_ptr, channel, channels, BITS: tl.constexpr, PLACE: tl.constexpr):
+    """The codes of a place in words[R, B, W] times their entries of the hidden state, and those entries[B, W].
 
-    The byte becomes the last bits of 2^23, from which the difference is exact: a conversion would take four times as
-    long as these two instructions.
+    A code becomes a float32 as in weight_rows.py: as a subnormal, its other bits cleared. The last places are shifted
+    down to where a float32 has its mantissa.
     """
-    return (code.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + ZERO)
+    low: tl.constexpr = _MANTISSA_BITS // BITS
+    shift: tl.constexpr = 0 if low > PLACE else _WORD_BITS - low * BITS
+    bit: tl.constexpr = PLACE * BITS - shift
+    code = ((words >> shift) & (((_UNIT << BITS) - 1) << bit)).to(tl.float32, bitcast=True)
+    entry = tl.load(hidden_ptr + channel + PLACE, mask=channel + PLACE < channels, other=0.0).to(tl.float32)
+    return code * (entry * (_FACTOR_UNIT / (_UNIT << bit)))[None, :, :], entry
 
 
 @triton.jit
@@ -33,31 +45,32 @@ def _packed_rows(
     channels,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    BYTES: tl.constexpr,
+    WORDS: tl.constexpr,
     BITS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
+    codes: tl.constexpr = _WORD_BITS // BITS
+    zero: tl.constexpr = _UNIT << (BITS - 1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < outputs
-    byte = tl.arange(0, BYTES)
+    word = tl.arange(0, WORDS)
     total = tl.zeros([ROWS, BLOCKS], tl.float32)
     for start in tl.range(0, blocks, BLOCKS):
         block = start + tl.arange(0, BLOCKS)
         is_block = is_row[:, None] & (block < blocks)[None, :]
         place = row[:, None].to(tl.int64) * blocks + block[None, :]
-        codes = tl.load(
-            packed_ptr + place[:, :, None] * BYTES + byte[None, None, :], mask=is_block[:, :, None], other=0
+        words = tl.load(
+            packed_ptr + place[:, :, None] * WORDS + word[None, None, :], mask=is_block[:, :, None], other=0
         )
         scale = tl.load(scale_ptr + place, mask=is_block, other=0.0).to(tl.float32)
-        channel = (block[:, None] * BYTES + byte[None, :]) * (8 // BITS)
-        first = tl.load(hidden_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)
-        if BITS == 4:
-            second = tl.load(hidden_ptr + channel + 1, mask=channel + 1 < channels, other=0.0).to(tl.float32)
-            low, high = _number(codes & 15, 8), _number(codes >> 4, 8)
-            products = low * first[None, :, :] + high * second[None, :, :]
-        else:
-            products = _number(codes, 128) * first[None, :, :]
-        total += tl.sum(products, 2) * scale
+        channel = (block[:, None] * WORDS + word[None, :]) * codes
+        products = tl.zeros([ROWS, BLOCKS, WORDS], tl.float32)
+        entries = tl.zeros([BLOCKS, WORDS], tl.float32)
+        for code in tl.static_range(codes):
+            product, entry = _product_of_place(words, hidden_ptr, channel, channels, BITS, code)
+            products += product
+            entries += entry
+        total += (tl.sum(products, 2) / _SMALLEST - zero * tl.sum(entries, 1)[None, :]) * scale
     product = tl.sum(total, 1)
     if HAS_BIAS:
         product += tl.load(bias_ptr + row, mask=is_row, other=0.0).to(tl.float32)
@@ -72,11 +85,12 @@ def packed_rows_product(
     packed is uint8 [N, blocks, bytes of a block], the middle of the range standing for 0 and the first of two numbers
     in a byte in its low half; scales is [N, blocks].
     """
-    outputs, blocks, block_bytes = packed.shape
+    outputs, blocks, _ = packed.shape
+    words = packed.view(torch.int32)
     out = torch.empty(outputs, dtype=hidden.dtype, device=hidden.device)
     _packed_rows[(triton.cdiv(outputs, _ROWS),)](
         hidden,
-        packed,
+        words,
         scales,
         hidden if bias is None else bias,
         out,
@@ -85,7 +99,7 @@ def packed_rows_product(
         hidden.numel(),
         ROWS=_ROWS,
         BLOCKS=_BLOCKS_AT_ONCE,
-        BYTES=block_bytes,
+        WORDS=words.shape[2],
         BITS=bits,
         HAS_BIAS=bias is not None,
         num_warps=_WARPS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -135,6 +136,15 @@ class Projection:
             raise SparseccError(f"a low-rank correction is [{channels}, R] and [R, {columns}]")
         if len(self.thresholds) != 1:
             raise SparseccError("a projection with a low-rank correction has one threshold")
+
+    @functools.cached_property
+    def packed_thresholds(self) -> torch.Tensor:
+        """float32 [segments, 1], or [segments, K] if any segment has one threshold for each channel."""
+        first, *others = self.thresholds
+        if not others:
+            return first[None]
+        longest = max(threshold.shape[0] for threshold in self.thresholds)
+        return torch.stack([threshold.expand(longest) for threshold in self.thresholds])
 
     def is_dense(self, rows: int) -> bool:
         """Whether that many rows pass untouched."""

@@ -14,6 +14,8 @@ from sparsecc.runtime_ops.triton.projection import PlainWeight, Weight, unpacked
 VECTOR_BYTES = 16
 """What a thread reads at a time."""
 _CODES_IN_WORD = 8
+_MOST_INT4_BYTES = 4 << 31
+"""Words and scales are counted in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def stored(weight: Weight, widths: tuple[int, ...]) -> Stored:
     aligned = math.gcd(weight.block_size, *itertools.accumulate(widths))
     blocks = weight.scales.shape[1]
     run = math.gcd(aligned, 2 * VECTOR_BYTES)
-    if weight.is_packed and run % _CODES_IN_WORD == 0:
+    if weight.is_packed and run % _CODES_IN_WORD == 0 and weight.codes.nbytes < _MOST_INT4_BYTES:
         words = weight.codes.view(torch.int32)
         return Stored(weight_rows.INT4.value, words, weight.scales, 4, blocks, weight.block_size, run)
     codes = unpacked_int4(weight.codes) if weight.is_packed else weight.codes

@@ -10,6 +10,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row
+from sparsecc.runtime_ops.triton.launch import Cut, compile_one_row, launch_one_row
 from sparsecc.runtime_ops.triton.projection import BlockedWeight, PlainWeight, Projection, Weight
 from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
 
@@ -25,7 +26,7 @@ SAFE_CUT = Cut(block=64, splits=8, warps=1, unroll=16, registers=128)
 """Runs any projection where nothing can be measured."""
 SMALL_CUT = Cut(block=64, splits=2, warps=1, unroll=2, registers=128)
 """Takes the interpreter little time."""
-_LAYOUT = 2
+_LAYOUT = 3
 """Of the file and of what it says about; a change makes older files of no use."""
 _EXPECTED_KEPT = 0.5
 _HALF_NORMAL_MEDIAN = 0.6745
@@ -63,8 +64,10 @@ _PLAIN_FORMS = (
 _QUANTIZED_FORMS = (
     Form(16, 1, 8, 128, compact=True),
     Form(32, 1, 8, 128, compact=True),
+    Form(32, 1, 8, 168, compact=True),
     Form(32, 2, 8, 128, compact=True),
-    Form(64, 4, 8, 128, compact=True),
+    Form(64, 1, 8, 168, compact=True),
+    Form(32, 1, 16, 168, compact=False),
 )
 """Of some tens that were measured on an H200 with the matrices of an 8B model, those that were the fastest for one."""
 
@@ -146,7 +149,11 @@ def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     out = x.new_empty(columns // 2 if gated else columns)
     times: dict[Cut, float] = {SAFE_CUT: float("inf")}
     multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    for cut in candidates(projection, multiprocessors, gated=gated, early=early):
+    cuts = candidates(projection, multiprocessors, gated=gated, early=early)
+    with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):  # type: ignore[no-untyped-call]
+        for cut in cuts:
+            compile_one_row(x, measured[0], cut, gated=gated, out=out)
+    for cut in cuts:
 
         def run(cut: Cut = cut) -> None:
             for one in measured:

@@ -18,12 +18,18 @@ INT4 = tl.constexpr(2)
 
 WORD = tl.constexpr(8)
 """int4 codes in 32 bits."""
+CODE_BITS = tl.constexpr(4)
+CODE_MASK = tl.constexpr(15)
+UNIT = tl.constexpr(1)
+LOW_CODES = tl.constexpr(5)
+"""Of a word: those that lie within the mantissa of a float32."""
 SIGN_BITS = tl.constexpr(-2004318072)
 """0x88888888: flipping the sign bits of two's complement int4 adds 8 to each code."""
-FLOAT_OF_CODE = tl.constexpr(0x4B000000)
-"""The bits of 2^23: with a small integer in its lowest bits it is 2^23 plus that integer."""
-CODE_OFFSET = tl.constexpr(8388616.0)
-"""2^23 + 8."""
+CODE_OFFSET = tl.constexpr(8.0)
+FACTOR_UNIT = tl.constexpr(2.0**80)
+"""By which factors of codes are scaled up, since codes are scaled down."""
+SMALLEST = tl.constexpr(2.0**-69)
+"""The smallest float32, 2^-149, times FACTOR_UNIT."""
 
 
 @triton.jit
@@ -53,7 +59,9 @@ def channels_and_entries(
 
 @triton.jit
 def no_rows(KIND: tl.constexpr, GROUP: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr):
-    """Sums to begin with, in the shape in which weights of a kind are read: of int4 one for each place in a word.
+    """Sums to begin with, in the shape in which weights of a kind are read.
+
+    Of int4 the first are those of the factors alone, and then there are some for each place in a word.
 
     Plain weights are read as [HALVES, GROUP, BLOCK], others as [BLOCK / RUN, HALVES, GROUP, RUN], an order in which
     Triton gives neighbouring runs to neighbouring threads.
@@ -63,10 +71,17 @@ def no_rows(KIND: tl.constexpr, GROUP: tl.constexpr, HALVES: tl.constexpr, BLOCK
     elif KIND == INT8:
         sums = (tl.zeros([BLOCK // RUN, HALVES, GROUP, RUN], tl.float32),)
     else:
-        sums = ()
+        sums = (tl.zeros([BLOCK // RUN, HALVES, GROUP, 1], tl.float32),)
         for _ in tl.static_range(WORD):
             sums = sums + (tl.zeros([BLOCK // RUN, HALVES, GROUP, RUN // WORD], tl.float32),)
     return sums
+
+
+@triton.jit
+def of_place(sums, PLACE: tl.constexpr):
+    """The sums of a place in words, without the scale of codes and factors."""
+    BIT: tl.constexpr = CODE_BITS * (PLACE if PLACE < LOW_CODES else PLACE - WORD + LOW_CODES)
+    return sums[1 + PLACE] * (1.0 / (SMALLEST * (UNIT << BIT)))
 
 
 @triton.jit
@@ -77,9 +92,11 @@ def total_of(sums, KIND: tl.constexpr, WIDTH: tl.constexpr):
     elif KIND == INT8:
         total = tl.permute(tl.sum(sums[0], 2), (1, 0, 2))
     else:
-        even = tl.join(tl.join(sums[0], sums[4]), tl.join(sums[2], sums[6]))
-        odd = tl.join(tl.join(sums[1], sums[5]), tl.join(sums[3], sums[7]))
-        total = tl.permute(tl.sum(tl.join(even, odd), 2), (1, 0, 2, 3, 4, 5))
+        first = tl.join(tl.join(of_place(sums, 0), of_place(sums, 4)), tl.join(of_place(sums, 2), of_place(sums, 6)))
+        second = tl.join(tl.join(of_place(sums, 1), of_place(sums, 5)), tl.join(of_place(sums, 3), of_place(sums, 7)))
+        by_code = tl.sum(tl.join(first, second), 2)
+        too_much = CODE_OFFSET / FACTOR_UNIT * tl.sum(sums[0], 2)
+        total = tl.permute(by_code - too_much[:, :, :, None, None, None], (1, 0, 2, 3, 4, 5))
     return tl.reshape(total, [WIDTH])
 
 
@@ -90,7 +107,8 @@ def stored_tile(
 ):  # fmt: skip
     """The weights of channels k[GROUP] as they are stored, 0 where they are not needed or past ``limit`` columns.
 
-    Of a half they start at ``column`` plus ``half_offset`` for the second. int4 is read as words of eight codes.
+    Of a half they start at ``column`` plus ``half_offset`` for the second. int4 is read as words of eight codes, of
+    which there are fewer than 2^31.
     """
     row = k.to(tl.int64)[None, :] * N + column + tl.arange(0, HALVES)[:, None] * half_offset
     if KIND == PLAIN:
@@ -106,7 +124,8 @@ def stored_tile(
             address = w_ptr + row[None, :, :, None] + offset
             inside = offset < limit
         else:
-            words = tl.multiple_of(row // WORD, [RUN // WORD, RUN // WORD])
+            begin = column // WORD + tl.arange(0, HALVES)[:, None] * (half_offset // WORD)
+            words = tl.multiple_of(k[None, :] * (N // WORD) + begin, [RUN // WORD, RUN // WORD])
             offset = run * (RUN // WORD) + tl.arange(0, RUN // WORD)[None, None, None, :]
             address = w_ptr + words[None, :, :, None] + offset
             inside = offset * WORD < limit
@@ -120,12 +139,18 @@ def scale_tile(
     scale_ptr, k, needed, column, half_offset, limit, blocks, block_size,
     HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """The scales [BLOCK / RUN, HALVES, GROUP] of the same tile: RUN columns lie in one block."""
-    offset = (tl.arange(0, BLOCK // RUN) * RUN)[:, None, None]
-    start = column + (tl.arange(0, HALVES) * half_offset)[None, :, None] + offset
-    address = scale_ptr + k.to(tl.int64)[None, None, :] * blocks + start // block_size
-    mask = needed[None, :, :] & (offset < limit)
+    """The scales [BLOCK / RUN, HALVES, GROUP] of the same tile, of fewer than 2^31: RUN columns lie in one block."""
+    offset = (tl.arange(0, BLOCK // RUN) * RUN)[:, None, None, None]
+    start = column + (tl.arange(0, HALVES) * half_offset)[None, :, None, None] + offset
+    address = scale_ptr + (k[None, None, :, None] * blocks + start // block_size)
+    mask = needed[None, :, :, None] & (offset < limit)
     return tl.load(address, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def code_at(word, BIT: tl.constexpr):
+    """The code that begins at a bit of a word, times 2^(BIT - 149), as float32."""
+    return (word & (CODE_MASK << BIT)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -133,21 +158,25 @@ def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
     """sums plus a stored tile times entries of x[HALVES, GROUP], and times scales[runs, HALVES, GROUP].
 
     int8 and int4 take the scale times the entry first, a rounding of 2^-24 that each product has once either way.
-    An int4 code becomes a float32 without a conversion, which would be slow: its bits are put at the end of 2^23, and
-    2^23 + 8 is subtracted again, both exactly.
+    An int4 code becomes a float32 by one instruction. All bits but its own are cleared, and so it is the mantissa of a
+    number without an exponent, a subnormal, which a GPU multiplies as fast as any other; factors are scaled up in
+    return. The 8 that codes are too large by is taken off in the end, times the sum of the factors. Only the last codes
+    of a word have to be shifted down to the mantissa, all at once. Where an entry is infinite, so is no sum: it is NaN.
     """
     if KIND == PLAIN:
         added = (sums[0] + tile.to(tl.float32) * entries[:, :, None],)
     elif KIND == INT8:
-        added = (sums[0] + tile.to(tl.float32) * (scales * entries[None, :, :])[:, :, :, None],)
+        added = (sums[0] + tile.to(tl.float32) * scales * entries[None, :, :, None],)
     else:
-        factor = (scales * entries[None, :, :])[:, :, :, None]
-        biased = tile ^ SIGN_BITS
-        added = ()
-        for place in tl.static_range(WORD):
-            code = (biased >> (place * (32 // WORD))) & 15
-            value = (code | FLOAT_OF_CODE).to(tl.float32, bitcast=True) - CODE_OFFSET
-            added = added + (sums[place] + value * factor,)
+        factor = scales * FACTOR_UNIT * entries[None, :, :, None]
+        low = tile ^ SIGN_BITS
+        high = low >> (WORD - LOW_CODES) * CODE_BITS
+        added = (sums[0] + factor,)
+        for place in tl.static_range(LOW_CODES):
+            added = added + (sums[1 + place] + code_at(low, CODE_BITS * place) * factor,)
+        for place in tl.static_range(WORD - LOW_CODES):
+            code = code_at(high, CODE_BITS * (2 * LOW_CODES - WORD + place))
+            added = added + (sums[1 + LOW_CODES + place] + code * factor,)
     return added
 
 
