@@ -283,7 +283,8 @@ def test_a_recipe_that_lacks_what_weights_were_rewritten_by(refused, dense, comp
 @pytest.mark.parametrize(("option", "value"), [("--method", "wina"), ("--sparsity", 0.3)])
 def test_a_recipe_beside_what_it_says_itself(refused, dense, tmp_path, option, value):
     given = ("--recipe", tmp_path / "recipe.json", option, value)
-    assert "a recipe says method and sparsity itself" in refused("compile", dense.directory, "-o", tmp_path / "out", *given)
+    line = refused("compile", dense.directory, "-o", tmp_path / "out", *given)
+    assert "a recipe says method and sparsity itself" in line
 
 
 def test_a_database_that_does_not_answer(refused, dense, tmp_path):

@@ -46,6 +46,12 @@ def test_a_turn_is_read_from_the_json(script, gguf):
     assert tensor_bytes == 1_000_000
 
 
+def test_how_threads_wait_is_left_to_llama_cpp(script, gguf, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    check = "import os\nassert 'OMP_WAIT_POLICY' not in os.environ"
+    LlamaBench(script(f"{check}\n{printing([PROMPT, DECODE])}"), gguf).turn(2, 64, 16)
+
+
 def test_the_setting_is_handed_over(script, gguf, tmp_path):
     log = tmp_path / "arguments"
     executable = script(f"open({str(log)!r}, 'w').write(' '.join(sys.argv[1:])); {printing([PROMPT, DECODE])}")

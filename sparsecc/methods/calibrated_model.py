@@ -69,7 +69,7 @@ class CalibratedModel:
         windows = token_windows(self.text, load_tokenizer(self.dense.directory), tokens=tokens, window=window)
         if windows.text_sha256 != self.statistics.calibration.text_sha256:
             raise MisfitError(
-                "the method runs the model on the calibration text, and the statistics were gathered on another than "
-                f"{self.text}; give the text itself as --calibration, or choose --method teal or wina"
+                f"the method runs the model on the calibration text, and statistics of another text than {self.text} "
+                "were given; give the text itself as --calibration, or choose --method teal or wina"
             )
         return windows

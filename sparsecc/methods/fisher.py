@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecc import histogram
 from sparsecc.artifact import Artifact
+from sparsecc.errors import MisfitError
 from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
@@ -24,7 +25,10 @@ GRADIENT_TOKENS = 8_192
 BUDGET_TOKENS = 8_192
 """How much of the text the thresholded model is run on, to see what it skips."""
 _BUDGET_ROUNDS = 3
-"""Each leaves about a twentieth of what was missing before."""
+"""Each leaves about a twentieth of what was missing before, where not nearly all is to be skipped."""
+_MOST_BUDGET_ROUNDS = 10
+_MAY_BE_MISSING = 0.002
+"""Of the model's weights."""
 
 Array = NDArray[np.float32]
 
@@ -45,7 +49,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     missing until the model skips ``sparsity`` of its weights.
 
     Raises:
-        MisfitError: the model cannot be differentiated.
+        MisfitError: the model cannot be differentiated, or cannot skip so many of its weights.
     """
     windows = model.calibration_windows
     return Recipe(
@@ -77,6 +81,9 @@ def thresholded(
     """An entry for every projection of a dense model, by what :func:`fisher` says of its hidden states.
 
     ``budget`` is the text on which the thresholded model has to skip ``sparsity`` of its weights.
+
+    Raises:
+        MisfitError: it cannot.
     """
     outputs = outputs_behind(projections)
     if sparsity == 0:
@@ -88,11 +95,18 @@ def thresholded(
     by_weights = np.sum([outputs[name] * counts for name, counts in scores.items()], axis=0)
     session = ThresholdSession(dense, budget, threads=threads)
     share = sparsity
-    for _ in track(range(_BUDGET_ROUNDS), "meeting the budget", _BUDGET_ROUNDS):
+    for turn in track(range(_MOST_BUDGET_ROUNDS), "meeting the budget", _BUDGET_ROUNDS):
         thresholds = _thresholds(histogram.quantile(by_weights, share), importance, projections)
         skipped = session.idle_shares(thresholds)
         missing = sparsity - _share_of_weights(projections, skipped)
+        if turn + 1 >= _BUDGET_ROUNDS and missing <= _MAY_BE_MISSING:
+            break
         share = max(0.0, min(share + missing, (1 + share) / 2))
+    else:
+        raise MisfitError(
+            f"method {method} skips {sparsity - missing:.1%} of this model's projection weights, and sparsity "
+            f"{sparsity:g} is to skip more; give a smaller sparsity or another method"
+        )
     return tuple(
         projection_entry(projection, method, sparsity, skipped[projection.name], thresholds[projection.name])
         for projection in projections

@@ -39,7 +39,7 @@ def rotated_fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     try:
         stream = find_residual_stream(load_model(model.dense.model_path).graph)
     except UnknownResidualStreamError as error:
-        raise MisfitError(f"{_NAME} does not fit this model: {error}; use the method fisher") from error
+        raise MisfitError(f"{_NAME} does not fit this model: {error}; use another method") from error
     windows = model.calibration_windows
     if sparsity == 0:
         entries = thresholded(model.dense, model.projections, windows, windows, sparsity, method=_NAME)
@@ -62,7 +62,7 @@ def _halves(windows: TokenWindows) -> tuple[TokenWindows, TokenWindows]:
     if count == 1:
         raise MisfitError(
             f"{_NAME} learns on one part of the text and meets its budget on another; calibrate on "
-            f"{2 * windows.window:,} tokens or more, or use the method fisher"
+            f"{2 * windows.window:,} tokens or more, or use another method"
         )
     learned = min(max(1, ROTATION_TOKENS // windows.window), count // 2)
     return budget_windows(windows.first(count - learned)), windows.last(learned)

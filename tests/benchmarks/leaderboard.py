@@ -101,16 +101,16 @@ class RememberedLogits:
 def measure_model(checkpoint, points, book, arguments):
     with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=".leaderboard-") as folder:
         setting = setting_of(checkpoint, Path(folder), arguments)
+        measured_on = {
+            "checkpoint_sha256": setting.checkpoint_sha256,
+            "text_sha256": setting.windows.text_sha256,
+            "tokens": setting.windows.tokens,
+        }
+        if any(point["model"] == checkpoint.name and not point.items() >= measured_on.items() for point in points):
+            raise SystemExit(f"{book} has {checkpoint.name} on another text, or another such model; give another OUT")
         for method, sparsity, weights in wanted_points(arguments.only):
-            key = {
-                "model": checkpoint.name,
-                "checkpoint_sha256": setting.checkpoint_sha256,
-                "text_sha256": setting.windows.text_sha256,
-                "tokens": setting.windows.tokens,
-                "method": method,
-                "target_sparsity": sparsity,
-                "weights": weights,
-            }
+            point = {"method": method, "target_sparsity": sparsity, "weights": weights}
+            key = {"model": checkpoint.name, **measured_on, **point}
             if any(point.items() >= key.items() for point in points):
                 continue
             started = time.monotonic()
@@ -154,7 +154,7 @@ def wanted_points(only):
         *((DENSE, 0.0, weights) for weights in COARSER),
         *itertools.product(FRONTIER_METHODS, SPARSITIES, ("int8", "int4")),
     ]
-    return [point for point in (*board, *frontier) if only is None or point[0] in only]
+    return [point for point in (*board, *frontier) if only is None or point[0] in only or point == board[0]]
 
 
 def one_point(setting, method, sparsity, weights):
