@@ -122,8 +122,8 @@ def compile_model(
     model, output = os.fspath(model), Path(output)
     calibration_source = Path(calibration) if calibration else shipped_text("calibration")
     evaluation_text = Path(evaluation) if evaluation else shipped_text("evaluation")
-    if recipe and (method is not None or sparsity is not None):
-        raise SparseccError("a recipe says method and sparsity itself; leave out --method and --sparsity, or --recipe")
+    if recipe:
+        _require_alone(method, sparsity, rank, calibration_source)
     method = DEFAULT_METHOD if method is None else method
     sparsity = DEFAULT_SPARSITY if sparsity is None else sparsity
     check_choices(method, sparsity, weights)
@@ -300,6 +300,17 @@ def _write_genai_config(dense: Artifact, directory: Path) -> None:
     decoder["filename"] = MODEL_NAME
     decoder.setdefault("session_options", {})["custom_ops_library"] = OPS_LIBRARY_NAME
     (directory / GENAI_CONFIG_NAME).write_text(json.dumps(config, indent=4) + "\n", "utf-8")
+
+
+def _require_alone(method: str | None, sparsity: float | None, rank: int | None, calibration: Path) -> None:
+    if any(given is not None for given in (method, sparsity, rank)):
+        raise SparseccError(
+            "a recipe says method, sparsity and rank itself; leave out --method, --sparsity and --rank, or --recipe"
+        )
+    if calibration.suffix in _STATISTICS_SUFFIXES:
+        raise SparseccError(
+            "a recipe needs no statistics; leave out --calibration, or give the text that weights are quantized by"
+        )
 
 
 def _check_rank(method: str, rank: int | None) -> None:

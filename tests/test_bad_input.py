@@ -280,11 +280,16 @@ def test_a_recipe_that_lacks_what_weights_were_rewritten_by(refused, dense, comp
     assert "rewrote weights" in line
 
 
-@pytest.mark.parametrize(("option", "value"), [("--method", "wina"), ("--sparsity", 0.3)])
+@pytest.mark.parametrize(("option", "value"), [("--method", "wina"), ("--sparsity", 0.3), ("--rank", 4)])
 def test_a_recipe_beside_what_it_says_itself(refused, dense, tmp_path, option, value):
     given = ("--recipe", tmp_path / "recipe.json", option, value)
     line = refused("compile", dense.directory, "-o", tmp_path / "out", *given)
-    assert "a recipe says method and sparsity itself" in line
+    assert "a recipe says method, sparsity and rank itself" in line
+
+
+def test_statistics_beside_a_recipe(refused, dense, tmp_path):
+    given = ("--recipe", tmp_path / "recipe.json", "--calibration", tmp_path / "statistics.h5")
+    assert "a recipe needs no statistics" in refused("compile", dense.directory, "-o", tmp_path / "out", *given)
 
 
 def test_a_database_that_does_not_answer(refused, dense, tmp_path):
