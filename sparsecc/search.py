@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
+
 from sparsecc.allocation_search import AllocationSearch, SearchResult, open_study
 from sparsecc.artifact import Artifact
 from sparsecc.calibration import require_projections
@@ -23,6 +25,7 @@ from sparsecc.threshold_session import ThresholdSession
 SEARCH_TOKENS = 4_096
 SEARCH_WINDOW = 512
 DEFAULT_TRIALS = 100
+_SQLITE_SUFFIX = ".sqlite3"
 
 
 def search(
@@ -96,7 +99,11 @@ def search(
 
 
 def _beside(output: Path) -> str:
-    return f"sqlite:///{output.resolve().with_suffix('.sqlite3')}"
+    """The URL of an SQLite file named after the output, and never the output itself, which would replace it."""
+    is_named_so = output.suffix.lower() == _SQLITE_SUFFIX
+    name = output.name + _SQLITE_SUFFIX if is_named_so else output.with_suffix(_SQLITE_SUFFIX).name
+    database = output.parent.resolve() / name
+    return sqlalchemy.URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
 
 
 def _windows(dense: Artifact, text: Path, tokens: int) -> TokenWindows:

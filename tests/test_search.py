@@ -26,10 +26,10 @@ def text(tmp_path_factory):
 def start(dense, text, tmp_path):
     """Start a worker that searches for the recipe of that name."""
 
-    def worker(name, *options, trials=TRIALS):
-        storage = f"sqlite:///{tmp_path / 'study.sqlite3'}"
+    def worker(name, *options, trials=TRIALS, database="study.sqlite3"):
         command = [sys.executable, "-m", "sparsecc", "search", str(dense.directory), "-o", str(tmp_path / name)]
-        command += ["--text", str(text), "--tokens", "512", "--trials", str(trials), "--storage", storage, "--json"]
+        command += ["--text", str(text), "--tokens", "512", "--trials", str(trials), "--json"]
+        command += ["--storage", f"sqlite:///{tmp_path / database}"] if database else []
         return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return worker
@@ -90,3 +90,17 @@ def test_a_search_that_was_killed_goes_on(start, tmp_path):
     again = start("recipe.json", "--sparsity", "0.4", "--study", "teal-0.5", "--overwrite")
     assert "another target_sparsity" in again.communicate(timeout=300)[1]
     assert again.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "study"),
+    [
+        ("recipe.json", "recipe.sqlite3"),
+        ("recipe.sqlite3", "recipe.sqlite3.sqlite3"),
+        ("what? 50%.json", "what? 50%.sqlite3"),
+    ],
+)
+def test_the_study_is_kept_beside_the_recipe(start, tmp_path, recipe, study):
+    assert facts_of(start(recipe, trials=1, database=None))["trials"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {recipe, study}
+    assert facts_of(start(recipe, "--overwrite", trials=2, database=None))["trials"] == 2
