@@ -32,6 +32,8 @@ _ATTEMPTS = 4
 _SECONDS_BETWEEN_ATTEMPTS = 0.5
 _SMALLEST_DIVERGENCE = 1e-9
 """Nats, far below rounding."""
+_DATABASE_FAILURES = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+"""Reading raises the first, writing the second."""
 _FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
 
@@ -85,9 +87,10 @@ class AllocationSearch:
             for _ in track(self._turns(trials), "searching", max(trials - self._finished(), 0)):
                 self._study.optimize(self._value, n_trials=1)
             scales, finished = self._best_scales(), self._finished()
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise SparseccError(f"the study's database failed: {reason}; start the search again to go on") from error
+        except _DATABASE_FAILURES as error:
+            raise SparseccError(
+                f"the study's database failed: {_reason(error)}; start the search again to go on"
+            ) from error
         recipe = self._candidate(scales)
         return SearchResult(recipe, self._session.evaluate(_thresholds(recipe)), self._start[-1], finished)
 
@@ -180,16 +183,21 @@ def _without_password(storage: str) -> str:
         return storage
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line; of what could not be written only the cause says so."""
+    told = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    return str(told or error).strip().splitlines()[0]
+
+
 def _open_database(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
     """Two workers that make the tables of a new database at once hinder each other, so one failure is not the end."""
     for attempt in range(_ATTEMPTS):
         try:
             return _create_or_load(storage, name, identity)
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        except (*_DATABASE_FAILURES, ImportError, ValueError, RuntimeError) as error:
             if attempt == _ATTEMPTS - 1 or isinstance(error, ImportError | ValueError):
-                reason = str(error).strip().splitlines()[0]
                 raise SparseccError(
-                    f"{_without_password(storage)} cannot be opened as Optuna's storage: {reason}; "
+                    f"{_without_password(storage)} cannot be opened as Optuna's storage: {_reason(error)}; "
                     "give another --storage"
                 ) from error
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import optuna
 import pytest
 from typer.testing import CliRunner
 
@@ -297,6 +298,14 @@ def test_a_database_that_does_not_answer(refused, dense, tmp_path):
     line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--storage", storage, "--tokens", 128)
     assert "cannot be opened" in line
     assert "secret" not in line
+
+
+def test_a_database_that_cannot_be_written(refused, dense, tmp_path):
+    optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.sqlite3'}")
+    storage = f"sqlite:///file:{tmp_path / 'study.sqlite3'}?mode=ro&uri=true"
+    line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--storage", storage, "--tokens", 128)
+    assert "cannot be opened" in line
+    assert "readonly" in line
 
 
 def test_an_output_that_exists(refused, dense, compiled, copy_of, tmp_path):
