@@ -195,6 +195,18 @@ def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_beside(output: Path) -> Iterator[Path]:
+    """A temporary directory beside a file that is to be made, whose parents are made for it.
+
+    When the block ends, the directory is removed, and so are the parents if there is nothing in them.
+    """
+    with _parents_removed_if_empty(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+            yield Path(scratch)
+
+
 def _is_full(error: OSError) -> bool:
     """Whether there was no room for what was written. NumPy says so only in words: how much was written of how much."""
     is_short_write = error.errno is None and "requested and" in str(error)

@@ -21,6 +21,7 @@ from sparsecc.artifact import (
     copy_companions,
     is_onnx_directory,
     open_artifact,
+    scratch_beside,
     staged_directory,
 )
 from sparsecc.benchmark import Speed, benchmark
@@ -180,10 +181,9 @@ def calibrate_to_file(
     source = Path(text) if text else shipped_text("calibration")
     _check_statistics_target(output, overwrite=overwrite)
     read_text(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        statistics = load_statistics(open_dense(model, Path(scratch)), source, tokens=tokens, threads=threads)
-        staged = Path(scratch) / "statistics.h5"
+    with scratch_beside(output) as scratch:
+        statistics = load_statistics(open_dense(model, scratch), source, tokens=tokens, threads=threads)
+        staged = scratch / "statistics.h5"
         write_statistics(statistics, staged)
         staged.replace(output)
     return statistics

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 
 from sparsecc.allocation_search import AllocationSearch, SearchResult, open_study
-from sparsecc.artifact import Artifact
+from sparsecc.artifact import Artifact, scratch_beside
 from sparsecc.calibration import require_projections
 from sparsecc.compilation import check_choices, load_statistics, make_recipe, open_dense
 from sparsecc.errors import SparseccError
@@ -72,12 +71,11 @@ def search(
         )
     _check_recipe_target(output, overwrite=overwrite)
     read_text(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        dense = open_dense(os.fspath(model), Path(scratch))
+    with scratch_beside(output) as scratch:
+        dense = open_dense(os.fspath(model), scratch)
         windows = _windows(dense, source, tokens)
         statistics = load_statistics(dense, source, tokens=DEFAULT_TOKENS, threads=threads)
-        base = make_recipe(dense, statistics, method, sparsity, source, threads=threads, scratch=Path(scratch))
+        base = make_recipe(dense, statistics, method, sparsity, source, threads=threads, scratch=scratch)
         identity = {
             **dataclasses.asdict(statistics.calibration),
             "method": method,
@@ -92,7 +90,7 @@ def search(
         worker = AllocationSearch(shared, scaled, ThresholdSession(dense, windows, threads=threads), sparsity)
         result = worker.run(trials)
         result = dataclasses.replace(result, recipe=_named(result.recipe))
-        staged = Path(scratch) / "recipe.json"
+        staged = scratch / "recipe.json"
         staged.write_text(result.recipe.to_json(measured=_measured(result)), "utf-8")
         staged.replace(output)
     return result

@@ -82,6 +82,11 @@ def test_a_hub_id_without_a_network(refused, tmp_path, monkeypatch):
     assert "hub" in refused("compile", "someone/some-model", "-o", tmp_path / "out")
 
 
+@pytest.mark.parametrize("command", ["calibrate", "search"])
+def test_a_missing_checkpoint_leaves_no_directory_for_its_output(refused, tmp_path, command):
+    assert "neither a directory nor" in refused(command, tmp_path / "nowhere", "-o", tmp_path / "new" / "deep" / "out")
+
+
 def test_a_directory_that_is_no_model(refused, tmp_path):
     (tmp_path / "folder").mkdir()
     assert "config.json" in refused("compile", tmp_path / "folder", "-o", tmp_path / "out")
