@@ -8,27 +8,31 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-_INTERRUPTED, _TERMINATED = 130, 143
+_INTERRUPTED = 130
+_TOLD_BY_SIGNAL = 128
+"""The status, less the signal's number, of a process that a signal told to end."""
 _signals: list[int] = []
 """That told this process to end."""
 
 
 def main() -> None:
-    """Run the command and exit: 0, 2 after a mistake, 130 when interrupted, 143 when terminated."""
+    """Run the command and exit: 0, 2 after a mistake, 129 when its terminal closed, 130 interrupted, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         sys.exit(_command_line()(standalone_mode=False))
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _leave(_INTERRUPTED)
-    except SystemExit as ending:
-        if ending.code == _TERMINATED:
-            _leave(_TERMINATED)
+    except SystemExit:
+        if _signals:
+            _leave(_told_status())
         raise
     except Exception as error:
         if _signals:  # a library was not ready to be left where it was
-            _leave(_TERMINATED)
+            _leave(_told_status())
         usage_message = getattr(error, "format_message", None)
         if usage_message is None:
             raise
@@ -54,9 +58,18 @@ def _fail(message: str) -> NoReturn:
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    """End by an exception, so that nothing half-written stays behind."""
+    """End by an exception, so that nothing half-written stays behind.
+
+    A terminal that closes may say so twice, itself and by its shell, and the second would stop the cleaning up.
+    """
     _signals.append(number)
-    sys.exit(_TERMINATED)
+    if number != signal.SIGTERM:  # whose sender means it
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(_told_status())
+
+
+def _told_status() -> int:
+    return _TOLD_BY_SIGNAL + _signals[-1]
 
 
 def _leave(status: int) -> NoReturn:

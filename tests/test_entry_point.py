@@ -21,7 +21,25 @@ __main__.main()
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+CLEANING_UP = """
+import os, sys, tempfile, time
+from sparsecc import __main__
+
+def work(**_options):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        try:
+            print("working", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaning up", flush=True)
+            time.sleep(1)
+
+__main__._command_line = lambda: work
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_thread_that_a_library_left_running_keeps_no_process(number, status):
     restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen([sys.executable, "-c", restore + LEFT_RUNNING], stdout=subprocess.PIPE, text=True)
@@ -30,3 +48,26 @@ def test_a_thread_that_a_library_left_running_keeps_no_process(number, status):
     process.send_signal(number)
     assert process.wait(timeout=30) == status
     assert time.monotonic() - started < 30
+
+
+def test_a_terminal_that_closes_leaves_nothing_half_written(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", CLEANING_UP, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "cleaning up\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=30) == 129
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_to_outlive_its_terminal_does(tmp_path):
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", ignore + CLEANING_UP, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
