@@ -19,7 +19,7 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from numpy.typing import NDArray
 
 from sparsecc.artifact import open_artifact
@@ -30,8 +30,14 @@ from sparsecc.progress import track
 from sparsecc.text import load_tokenizer
 from sparsecc.token_scores import log_softmax
 
+_GIVEN_BY_HARNESS = ("batch_size", "max_batch_size", "device", "trust_remote_code")
+"""What the harness gives every model beside --model_args, and what makes no difference here."""
+_MOST_THREADS = 1_024
 _MAX_NEW_TOKENS = 256
 """What a task gets that does not say how much is to be generated, as with the harness's other models."""
+
+_CERTAIN = (0.0, True)
+"""The score of a continuation of no tokens."""
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 """A context and a continuation as text, and the tokens of each."""
@@ -46,17 +52,33 @@ class SparseccLM(TemplateLM):  # type: ignore[misc]
     Text is generated as by `sparsecc generate`, where prompts run dense.
     """
 
-    def __init__(self, path: str, threads: int = 2, **_unused: Any) -> None:
+    def __init__(self, path: str | None = None, threads: int = 2, **others: Any) -> None:
         """Load the artifact in the directory ``path``. The harness also gives a batch size and a device.
 
         Raises:
-            SparseccError: the directory holds no whole model.
+            SparseccError: the directory holds no whole model, or an argument is missing, misspelt or out of range.
         """
         super().__init__()
-        self._artifact = open_artifact(path)
-        self._threads = int(threads)
+        unknown = sorted(set(others) - set(_GIVEN_BY_HARNESS))
+        if unknown:
+            raise SparseccError(f"there is no model argument {unknown[0]!r}; give path=DIR and, if need be, threads=N")
+        if path in (None, ""):
+            raise SparseccError("no model is named; give --model_args path=DIR")
+        self._artifact = open_artifact(str(path))  # the harness makes a number of what looks like one
+        self._threads = _thread_count(threads)
         self._tokenizer = load_tokenizer(self._artifact.directory)
         self._model = MeasuredModel(self._artifact, self._threads)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> SparseccLM:
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> SparseccLM:
+        """As the harness does it, which fails where --model_args says what an option of its own says too."""
+        return cls(**{**(additional_config or {}), **arg_dict})
 
     @property
     def eot_token_id(self) -> int:
@@ -74,6 +96,13 @@ class SparseccLM(TemplateLM):  # type: ignore[misc]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_unused: Any) -> list[int]:
         return list(self._tokenizer.encode(string, add_special_tokens=bool(add_special_tokens)).ids)
+
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As :meth:`_loglikelihood_tokens`, of texts. Nothing is certain to follow; the harness cannot encode it."""
+        are_empty = [not request.args[1] for request in requests]
+        rest = [request for request, is_empty in zip(requests, are_empty, strict=True) if not is_empty]
+        scores = iter(super().loglikelihood(rest, disable_tqdm=disable_tqdm))
+        return [_CERTAIN if is_empty else next(scores) for is_empty in are_empty]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in nats; what does not fit the context is cut into windows."""
@@ -101,6 +130,8 @@ class SparseccLM(TemplateLM):  # type: ignore[misc]
         ]
 
     def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
+        if not continuation:
+            return _CERTAIN
         if len(continuation) > self.max_length:
             raise SparseccError(
                 f"a continuation of {len(continuation)} tokens exceeds the model's context of {self.max_length}"
@@ -143,6 +174,17 @@ class SparseccLM(TemplateLM):  # type: ignore[misc]
     def _generator(self) -> Any:
         """Loaded when it is first needed: most tasks only score."""
         return load_generator_model(self._artifact, self._threads)
+
+
+def _thread_count(given: object) -> int:
+    """A number of threads as the harness read it: a number, or text that may be one."""
+    try:
+        threads = int(str(given))
+    except ValueError:
+        threads = 0
+    if not 1 <= threads <= _MOST_THREADS:
+        raise SparseccError(f"threads={given} is no number of threads; give one from 1 to {_MOST_THREADS}")
+    return threads
 
 
 def _until(pieces: Iterator[str], stops: Sequence[str]) -> str:

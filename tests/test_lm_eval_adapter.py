@@ -70,6 +70,49 @@ def test_a_missing_model_is_refused(tmp_path):
         SparseccLM(path=str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "no model is named"),
+        ("path=", "no model is named"),
+        ("path={}/nowhere", "is not a directory"),
+        ("path=7", "7 is not a directory"),
+        ("pth={}", "no model argument 'pth'"),
+        ("path={},thread=3", "no model argument 'thread'"),
+        ("path={},threads=x", "threads=x is no number"),
+        ("path={},threads=0", "threads=0 is no number"),
+        ("path={},threads=2.5", "threads=2.5 is no number"),
+        ("path={},threads=true", "threads=True is no number"),
+    ],
+)
+def test_a_mistaken_argument_is_refused(dense, arguments, complaint):
+    with pytest.raises(SparseccError, match=complaint):
+        SparseccLM.create_from_arg_string(arguments.format(dense.directory), {"batch_size": 1, "device": None})
+
+
+def test_a_mistaken_argument_is_one_line_of_the_command(dense, tmp_path):
+    command = [sys.executable, "-m", "sparsecc.lm_eval_adapter", "--model", "sparsecc", "--tasks", "local_task"]
+    (tmp_path / "local_task.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
+    command += ["--include_path", str(tmp_path), "--model_args", f"path={dense.directory}", "thread=3"]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert process.stderr.strip().splitlines()[-1].startswith("sparsecc: there is no model argument 'thread'")
+
+
+def test_what_the_harness_gives_may_be_an_argument_too(dense):
+    arguments = {"path": str(dense.directory), "batch_size": 4, "trust_remote_code": True}
+    SparseccLM.create_from_arg_obj(arguments, {"batch_size": 1, "max_batch_size": 8, "device": "cpu"})
+
+
+def test_an_empty_continuation_is_certain(adapter):
+    pairs = [("", ""), ("It was", " a"), ("It was", ""), ("It was ", "")]
+    scores = adapter.loglikelihood([instance("loglikelihood", *pair) for pair in pairs], disable_tqdm=True)
+    assert [scores[0], scores[2], scores[3]] == [(0.0, True)] * 3
+    assert scores[1][0] < 0
+    assert adapter.loglikelihood_rolling([instance("loglikelihood_rolling", "")], disable_tqdm=True) == [0]
+
+
 def test_likelihoods_are_those_of_the_model(adapter, dense):
     context, continuation = "It was a dark", " night and the rain fell"
     ((score, is_greedy),) = adapter.loglikelihood([instance("loglikelihood", context, continuation)], disable_tqdm=True)
