@@ -343,7 +343,12 @@ def eval_command(
         Path | None, typer.Option(help="The text to evaluate on; sparsecc's own by default.", metavar="FILE.txt")
     ] = None,
     tokens: TokensOption = DEFAULT_TOKENS,
-    window: Annotated[int, typer.Option(help="Tokens of a window.", min=2)] = DEFAULT_WINDOW,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a window.", min=2, show_default=f"{DEFAULT_WINDOW}, or the shortest context if that is less"
+        ),
+    ] = None,
     device: DeviceOption = Device.CPU,
     threads: ThreadsOption = 2,
     as_json: JsonOption = False,
@@ -357,6 +362,8 @@ def eval_command(
     with _one_line_errors():
         opened = [open_artifact(directory) for directory in artifacts]
         compared = open_artifact(reference) if reference else None
+        # one for all: perplexities in windows of different lengths do not compare
+        window = window or min(model.window for model in (*opened, compared) if model)
         for artifact in opened:
             tokenizer = load_tokenizer(artifact.directory)
             windows = token_windows(text or shipped_text("evaluation"), tokenizer, tokens=tokens, window=window)

@@ -140,7 +140,8 @@ def require_context(artifact: Artifact, windows: TokenWindows) -> None:
     """
     if windows.window > artifact.context_length:
         raise SparseccError(
-            f"windows of {windows.window} tokens exceed the model's context of {artifact.context_length}"
+            f"windows of {windows.window} tokens exceed the context of {artifact.directory}; "
+            f"give --window {artifact.context_length} or less"
         )
 
 

@@ -1,6 +1,7 @@
 """Every command as a script calls it: one JSON object on standard output, everything else on standard error."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -118,6 +119,18 @@ def test_eval_compares_with_a_reference(run, dense, compiled):
     table = run("eval", *directories, *options)
     assert "KL, nats" in table
     assert f"{sparse['kl_divergence']:.4f}" in table
+
+
+def test_eval_takes_one_window_that_every_context_holds(run, dense, tmp_path):
+    shorter = tmp_path / "shorter"
+    shutil.copytree(dense.directory, shorter)
+    config = json.loads((shorter / "genai_config.json").read_text())
+    config["model"]["context_length"] = 512
+    (shorter / "genai_config.json").write_text(json.dumps(config))
+    for directories in ((shorter, dense.directory), (dense.directory, "--reference", shorter)):
+        results = json.loads(run("eval", *directories, "--tokens", 512, "--json"))["results"]
+        assert {result["window"] for result in results} == {512}
+    assert json.loads(run("eval", shorter, "--tokens", 512, "--window", 256, "--json"))["results"][0]["window"] == 256
 
 
 def test_bench_reports_speeds_ratio_and_floor(run, dense, compiled):
