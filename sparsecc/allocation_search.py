@@ -34,6 +34,16 @@ _SMALLEST_DIVERGENCE = 1e-9
 """Nats, far below rounding."""
 _DATABASE_FAILURES = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """Reading raises the first, writing the second."""
+_IN_WORDS = {
+    "text_sha256": "text",
+    "model_sha256": "model",
+    "tokens": "number of calibration tokens",
+    "window": "calibration window",
+    "target_sparsity": "sparsity",
+    "search_tokens": "number of tokens",
+    "search_window": "window",
+}
+"""What must be the same for all workers, where a person would say it otherwise."""
 _FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
 
@@ -160,9 +170,9 @@ def open_study(storage: str, name: str, identity: Mapping[str, Any]) -> optuna.S
     known = _identity(study)
     if known != identity:
         differing = sorted(key for key in {*identity, *known} if identity.get(key) != known.get(key))
+        told = ", ".join(f"another {_IN_WORDS.get(key, key)}" for key in differing)
         raise SparseccError(
-            f"{_without_password(storage)} holds a study {name!r} with another {', '.join(differing)}; "
-            "give another --study or --storage"
+            f"{_without_password(storage)} holds a study {name!r} of {told}; give another --study or --storage"
         )
     return study
 

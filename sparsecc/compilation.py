@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -318,16 +319,18 @@ def _check_rank(method: str, rank: int | None) -> None:
         raise SparseccError(f"method {method} takes no rank; leave out --rank or choose --method r-sparse")
 
 
-def check_choices(method: str, sparsity: float, weights: str = "fp32") -> None:
-    """Refuse a method, a sparsity or a storage of weights that there is not.
+def check_choices(
+    method: str, sparsity: float, weights: str = "fp32", *, methods: Collection[str] = tuple(METHODS)
+) -> None:
+    """Refuse a method, a sparsity or a storage of weights that there is not. ``methods`` are those that serve.
 
     Raises:
         SparseccError: there is not.
     """
-    if method not in METHODS:
-        nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+    if method not in methods:
+        nearest = difflib.get_close_matches(method, methods, n=1, cutoff=0.5)
         guess = f"did you mean {nearest[0]}? " if nearest else ""
-        raise SparseccError(f"there is no method {method!r}; {guess}choose one of {', '.join(METHODS)}")
+        raise SparseccError(f"there is no method {method!r}; {guess}choose one of {', '.join(methods)}")
     if not 0 <= sparsity < 1:
         raise SparseccError(f"sparsity {sparsity} is not in [0, 1); 0.5 skips half of the weight rows")
     if weights not in WEIGHTS:

@@ -14,7 +14,7 @@ from sparsecc.artifact import Artifact, scratch_beside
 from sparsecc.calibration import require_projections
 from sparsecc.compilation import check_choices, load_statistics, make_recipe, open_dense
 from sparsecc.errors import SparseccError
-from sparsecc.methods import SEARCHABLE
+from sparsecc.methods import METHODS, SEARCHABLE
 from sparsecc.model_file import load_model
 from sparsecc.recipe import Recipe, read_recipe_document
 from sparsecc.scaled_recipe import ScaledRecipe
@@ -64,11 +64,11 @@ def search(
     """
     output = Path(output)
     source = Path(text) if text else shipped_text("calibration")
-    check_choices(method, sparsity)
-    if method not in SEARCHABLE:
+    if method in METHODS and method not in SEARCHABLE:
         raise SparseccError(
             f"method {method} does more than to threshold hidden states; search from one of {', '.join(SEARCHABLE)}"
         )
+    check_choices(method, sparsity, methods=SEARCHABLE)
     _check_recipe_target(output, overwrite=overwrite)
     read_text(source)
     with scratch_beside(output) as scratch:

@@ -145,6 +145,13 @@ def test_a_method_misspelt(refused, checkpoint, tmp_path, misspelt, nearest):
         assert "teal, " in complaint
 
 
+def test_a_method_misspelt_is_answered_with_those_that_can_be_searched(refused, checkpoint, tmp_path):
+    complaint = refused("search", checkpoint, "-o", tmp_path / "out", "--method", "rotated-fishr")
+    assert "choose one of teal, " in complaint
+    assert "rotated-fisher" not in complaint
+    assert "larosa" not in complaint
+
+
 def test_a_method_like_no_other(refused, checkpoint, tmp_path):
     complaint = refused("compile", checkpoint, "-o", tmp_path / "out", "--method", "xyzzy")
     assert "did you mean" not in complaint

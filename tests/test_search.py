@@ -87,8 +87,8 @@ def test_a_search_that_was_killed_goes_on(start, tmp_path):
     after = finished_trials(tmp_path)
     assert [trial.params for trial in after[: len(before)]] == [trial.params for trial in before]
 
-    again = start("recipe.json", "--sparsity", "0.4", "--study", "teal-0.5", "--overwrite")
-    assert "another target_sparsity" in again.communicate(timeout=300)[1]
+    again = start("recipe.json", "--sparsity", "0.4", "--tokens", "256", "--study", "teal-0.5", "--overwrite")
+    assert "of another number of tokens, another window, another sparsity; give" in again.communicate(timeout=300)[1]
     assert again.returncode == 2
 
 
