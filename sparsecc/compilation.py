@@ -48,6 +48,7 @@ from sparsecc.versions import library_versions
 from sparsecc.weight_storage import storage_passes
 
 _STATISTICS_SUFFIXES = {".h5", ".hdf5"}
+_GIVE_WHAT_SEARCH_WROTE = "give a recipe that `sparsecc search` wrote"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,21 +345,19 @@ def _read_recipe(path: Path) -> Recipe:
         SparseccError: the file is no recipe, or leaves thresholds to a compiled model's graph.
     """
     if not path.is_file():
-        raise SparseccError(f"{path} does not exist; give a recipe that `sparsecc search` wrote")
-    document = read_recipe_document(path)
+        raise SparseccError(f"{path} does not exist; {_GIVE_WHAT_SEARCH_WROTE}")
+    document = read_recipe_document(path, remedy=_GIVE_WHAT_SEARCH_WROTE)
     try:
         places = [isinstance(entry["threshold"], dict) for entry in document["projections"]]
     except (KeyError, TypeError) as error:
-        raise SparseccError(f"{path} is damaged ({error!r}); make it again with `sparsecc search`") from error
+        raise SparseccError(f"{path} is damaged ({error!r}); {_GIVE_WHAT_SEARCH_WROTE}") from error
     if document.get("restructured"):
         raise SparseccError(
             f"{path} lacks what the method {document.get('method')} rewrote weights by; compile with --method instead"
         )
     if any(places):
-        raise SparseccError(
-            f"{path} leaves its thresholds to the model beside it; give a recipe from `sparsecc search`"
-        )
-    return recipe_from_document(document, {})
+        raise SparseccError(f"{path} leaves its thresholds to the model beside it; {_GIVE_WHAT_SEARCH_WROTE}")
+    return recipe_from_document(document, {}, remedy=_GIVE_WHAT_SEARCH_WROTE)
 
 
 def _require_recipe_of(dense: Artifact, recipe: Recipe, path: Path) -> Recipe:

@@ -21,6 +21,8 @@ WEIGHTS = ("fp32", "fp16", "int8", "int4")
 """What weights can be stored as."""
 SELECTED_BY = ("input", "gate")
 """What a threshold is compared with."""
+COMPILE_AGAIN = "compile the model again"
+"""What mends the recipe of a compiled model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +132,13 @@ class Recipe:
         return json.dumps(finite_or_null(document), indent=1, allow_nan=False) + "\n"
 
 
-def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str, NDArray[np.float32]]) -> Recipe:
+def recipe_from_document(
+    document: Mapping[str, Any], initializers: Mapping[str, NDArray[np.float32]], *, remedy: str = COMPILE_AGAIN
+) -> Recipe:
     """Read a recipe back from what :func:`parse_recipe_document` or :func:`read_recipe_document` returned.
 
-    ``initializers`` are the compiled model's, where thresholds per channel are kept.
+    ``initializers`` are the compiled model's, where thresholds per channel are kept. ``remedy`` is what a message says
+    is to be done about a mistake.
 
     Raises:
         SparseccError: the recipe is damaged or names what is not there.
@@ -156,10 +161,10 @@ def recipe_from_document(document: Mapping[str, Any], initializers: Mapping[str,
             weights=WEIGHTS[WEIGHTS.index(document["weights"])],
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise SparseccError(f"the recipe is damaged ({error!r}); compile the model again") from error
+        raise SparseccError(f"the recipe is damaged ({error!r}); {remedy}") from error
 
 
-def read_recipe_document(path: Path) -> dict[str, Any]:
+def read_recipe_document(path: Path, *, remedy: str = COMPILE_AGAIN) -> dict[str, Any]:
     """The JSON object of a recipe file, as :func:`parse_recipe_document` checks it.
 
     Raises:
@@ -168,14 +173,14 @@ def read_recipe_document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SparseccError(f"{path} is not a readable UTF-8 text; compile the model again") from error
+        raise SparseccError(f"{path} is not a readable UTF-8 text; {remedy}") from error
     try:
-        return parse_recipe_document(text)
+        return parse_recipe_document(text, remedy=remedy)
     except SparseccError as error:
         raise SparseccError(f"{path}: {error}") from error
 
 
-def parse_recipe_document(text: str) -> dict[str, Any]:
+def parse_recipe_document(text: str, *, remedy: str = COMPILE_AGAIN) -> dict[str, Any]:
     """The JSON object of a recipe, checked to be one of this version.
 
     Raises:
@@ -184,13 +189,12 @@ def parse_recipe_document(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SparseccError(f"the recipe is not valid JSON ({error}); compile the model again") from error
+        raise SparseccError(f"the recipe is not valid JSON ({error}); {remedy}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise SparseccError("this is no sparsecc recipe; compile the model again")
+        raise SparseccError(f"this is no sparsecc recipe; {remedy}")
     if document.get("version") != VERSION:
         raise SparseccError(
-            f"the recipe has version {document.get('version')}, this sparsecc reads version {VERSION}; "
-            "compile the model again"
+            f"the recipe has version {document.get('version')}, this sparsecc reads version {VERSION}; {remedy}"
         )
     return document
 

@@ -195,7 +195,17 @@ def test_a_recipe_that_leaves_its_thresholds_to_a_model(refused, dense, compiled
 @pytest.mark.parametrize("projections", [None, [{}], "x", [{"threshold": "high"}]])
 def test_a_recipe_that_is_damaged(refused, dense, recipe_file, tmp_path, projections):
     recipe = recipe_file(projections=projections)
-    assert "damaged" in refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
+    complaint = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)
+    assert "damaged" in complaint
+    assert "give a recipe that `sparsecc search` wrote" in complaint
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"{}", b'{"format": "sparsecc-recipe", "version": 9}'])
+def test_a_file_that_is_no_recipe(refused, dense, tmp_path, content):
+    (tmp_path / "recipe.json").write_bytes(content)
+    complaint = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", tmp_path / "recipe.json")
+    assert "give a recipe that `sparsecc search` wrote" in complaint
+    assert "compile the model again" not in complaint
 
 
 def test_a_recipe_with_thresholds_that_do_not_fit(refused, dense, recipe_file, tmp_path):
