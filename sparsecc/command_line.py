@@ -147,7 +147,7 @@ def compile_command(
             overwrite=overwrite,
         )
     summary = compilation.summary()
-    _print(summary, as_json, _compilation_table(summary))
+    _print(summary, as_json, *_compilation_table(summary))
 
 
 @app.command(epilog="Example: `sparsecc analyze models/books-16m -o books-16m-study`")
@@ -261,8 +261,8 @@ def search(
         for name, seen in ((f"{method}, as it is", result.start), ("found", result.found))
     ]
     table = _table(("", "KL, nats", "perplexity", "sparsity"), rows)
-    table.caption = Text(f"on the text that was searched on; recipe in {output_file}, after {result.trials} candidates")
-    _print(facts, as_json, table)
+    where = f"on the text that was searched on; candidates tried: {result.trials}\nrecipe in {output_file}"
+    _print(facts, as_json, table, where)
 
 
 @app.command(epilog="Example: `sparsecc synthesize llama-3.2-1b -o llama-1b --vocabulary 32000`")
@@ -369,7 +369,7 @@ def eval_command(
             windows = token_windows(text or shipped_text("evaluation"), tokenizer, tokens=tokens, window=window)
             evaluation = evaluate(artifact, windows, reference=compared, threads=threads, device=device)
             results.append({"artifact": str(artifact.directory), **dataclasses.asdict(evaluation)})
-    _print({"results": results}, as_json, _evaluation_table(results, has_reference=reference is not None))
+    _print({"results": results}, as_json, *_evaluation_table(results, has_reference=reference is not None))
 
 
 @app.command(epilog="Example: `sparsecc bench books-16m-dense books-16m-sparse --plot speeds.svg`")
@@ -413,12 +413,12 @@ def bench(
         ("model", "tokens/s", "10-90 %", "ratio", "GB/s", "limit", "of it", "prompt", "memory"),
         [_speed_row(speed) for speed in speeds],
     )
-    readers = f"{threads} threads" if device is Device.CPU else "the GPU"
-    table.caption = (
+    readers = "the GPU" if device is not Device.CPU else f"{threads} threads" if threads > 1 else "one thread"
+    explanation = (
         f"limit: tokens/s if only reading the weights took time, at {bandwidth:.1f} GB/s on {readers}\n"
         "prompt: tokens/s; memory: resident after decoding, in sizes of the model's files"
     )
-    _print({"results": results, "read_bandwidth_gb_s": bandwidth}, as_json, table)
+    _print({"results": results, "read_bandwidth_gb_s": bandwidth}, as_json, table, explanation)
 
 
 @app.command(epilog="Example: `sparsecc inspect books-16m-sparse`")
@@ -486,19 +486,22 @@ def _fail(message: str) -> None:
     raise typer.Exit(2)
 
 
-def _print(facts: dict[str, Any], as_json: bool, shown: str | Table) -> None:
+def _print(facts: dict[str, Any], as_json: bool, *shown: str | Table) -> None:
+    """Text is not wrapped, so that a path in it can be copied."""
     if as_json:
         print(json.dumps(facts, allow_nan=False))
-    else:
-        output.print(shown)
+        return
+    for part in shown:
+        output.print(part, soft_wrap=isinstance(part, str))
 
 
-def _compilation_table(summary: dict[str, Any]) -> Table | str:
+def _compilation_table(summary: dict[str, Any]) -> tuple[str | Table, ...]:
+    """What was measured, if it was, and what was made."""
     done = f"{summary['method']} for a target of {summary['target_sparsity']:.0%}"
-    where = f"{done}, model in {summary['artifact']}, report in {summary['report']}"
+    where = f"{done}\nmodel in {summary['artifact']}\nreport in {summary['report']}"
     measured = summary["measured"]
     if not measured:
-        return where
+        return (where,)
     perplexity, speed = measured["perplexity"], measured["decode_tokens_per_s"]
     rows = [
         ("perplexity", f"{perplexity['dense']:.2f}", f"{perplexity['sparse']:.2f}"),
@@ -507,12 +510,10 @@ def _compilation_table(summary: dict[str, Any]) -> Table | str:
         ("projection weights not read", "0.0%", f"{measured['sparsity']:.1%}"),
     ]
     rows += [(f"  {kind}", "0.0%", f"{sparsity:.1%}") for kind, sparsity in measured["sparsity_by_kind"].items()]
-    table = _table(("", "dense", "sparse"), rows)
-    table.caption = Text(where)
-    return table
+    return _table(("", "dense", "sparse"), rows), where
 
 
-def _evaluation_table(results: Sequence[dict[str, Any]], *, has_reference: bool) -> Table:
+def _evaluation_table(results: Sequence[dict[str, Any]], *, has_reference: bool) -> tuple[Table, str]:
     columns = ["artifact", "perplexity", "sparsity", "MB/token", "tokens"]
     rows = [
         [
@@ -528,11 +529,10 @@ def _evaluation_table(results: Sequence[dict[str, Any]], *, has_reference: bool)
         columns[2:2] = ["KL, nats", "top-1"]
         for row, r in zip(rows, results, strict=True):
             row[2:2] = [f"{r['kl_divergence']:.4f}", f"{r['top1_agreement']:.1%}"]
-    table = _table(tuple(columns), [tuple(row) for row in rows])
-    table.caption = "MB/token: weights that decoding a token reads"
+    explanation = "MB/token: weights that decoding a token reads"
     if has_reference:
-        table.caption += "; KL, top-1: divergence from the reference, and how often both find one token likeliest"
-    return table
+        explanation += "\nKL, top-1: divergence from the reference, and how often both find one token likeliest"
+    return _table(tuple(columns), [tuple(row) for row in rows]), explanation
 
 
 def _speed_row(speed: Speed) -> tuple[str, ...]:

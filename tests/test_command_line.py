@@ -77,6 +77,13 @@ def test_calibrate_writes_statistics_that_compile_takes(run, dense, tmp_path):
     assert recipe["calibration"]["text_sha256"] == facts["text_sha256"]
 
 
+def test_paths_below_a_table_are_whole(run, dense, tmp_path):
+    output = tmp_path / ("a directory with a name longer than a terminal is wide, " * 2).strip()
+    lines = run("compile", dense.directory, "-o", output, "--method", "teal", "--tokens", 1024).splitlines()
+    assert any("perplexity" in line for line in lines)
+    assert lines[-3:] == ["teal for a target of 50%", f"model in {output}", f"report in {output / 'report.html'}"]
+
+
 def test_overwrite_replaces_an_artifact(run, dense, tmp_path):
     for sparsity in (0.25, 0.5):
         options = ("--method", "teal", "--sparsity", sparsity, "--no-measure", "--overwrite", "--json")
