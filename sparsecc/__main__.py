@@ -40,7 +40,7 @@ def main() -> None:
             print(usage_message())
             sys.exit(2)
         command = getattr(getattr(error, "ctx", None), "command_path", "sparsecc")
-        _fail(f"{usage_message()} See {command} --help.")
+        _fail(f"{_sentence(usage_message())} See {command} --help.")
 
 
 def _command_line() -> Callable[..., Any]:
@@ -50,6 +50,11 @@ def _command_line() -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; the command line needs pip install 'sparsecc[compile]'")
     return app
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, which some of the command line's messages lack."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _fail(message: str) -> NoReturn:

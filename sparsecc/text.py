@@ -105,9 +105,9 @@ def token_windows(
     windows = len(ids) // window
     if windows == 0:
         raise SparseccError(
-            f"{text_path} has {len(ids)} tokens, fewer than one window of {window}; give a longer text"
+            f"the tokens of {text_path} ({len(ids)}) are fewer than one window of {window}; give a longer text"
             if len(ids) < tokens
-            else f"{tokens} tokens are fewer than one window of {window}; ask for more tokens"
+            else f"the tokens asked for ({tokens}) are fewer than one window of {window}; ask for more"
         )
     ids_by_window = np.array(ids[: windows * window], np.int64).reshape(windows, window)
     return TokenWindows(ids_by_window, hashlib.sha256(content).hexdigest())

@@ -71,3 +71,17 @@ def test_a_command_that_is_to_outlive_its_terminal_does(tmp_path):
         process.wait(timeout=0.5)
     process.terminate()
     assert process.wait(timeout=30) == 143
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(("eval", "x", "--tokens", "many"), "as an integer. See "), (("evil",), "Did you mean 'eval'? See ")],
+)
+def test_a_usage_error_is_one_line_of_sentences(arguments, complaint):
+    command = [sys.executable, "-m", "sparsecc", *arguments]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("sparsecc: ")
+    assert complaint in line
+    assert line.endswith("--help.")
