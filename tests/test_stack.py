@@ -67,11 +67,24 @@ def exported(tmp_path_factory, checkpoint, repeated):
     return export_both
 
 
+def assert_almost_the_same(actual, expected):
+    """But for what one bit in each matrix does."""
+    assert np.abs(actual - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_no_two_layers_have_equal_weights(tmp_path, exported, weights):
+    shallow, _ = exported(weights)
+    graph = load_model(stack_layers(shallow, tmp_path / "stacked", DEEP).model_path).graph
+    matrices = [value.const_value.tobytes() for value in graph.initializers.values() if len(value.shape) > 1]
+    assert len(set(matrices)) == len(matrices)
+
+
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_a_stacked_dense_model_computes_what_repeated_layers_do(tmp_path, exported, weights):
     shallow, whole = exported(weights)
     stacked = stack_layers(shallow, tmp_path / "stacked", DEEP)
-    np.testing.assert_array_equal(logits(stacked), logits(whole))
+    assert_almost_the_same(logits(stacked), logits(whole))
     names = {node.name for node in load_model(stacked.model_path).graph}
     assert names == {node.name for node in load_model(whole.model_path).graph}
     assert stacked.genai_config == whole.genai_config
@@ -93,7 +106,7 @@ def test_a_stacked_sparse_model_computes_what_repeated_layers_with_its_threshold
     _, repeated = exported("fp32")
     (tmp_path / "whole").mkdir()
     whole = write_sparse_artifact(repeated, recipe, tmp_path / "whole")
-    np.testing.assert_array_equal(logits(stacked), logits(whole))
+    assert_almost_the_same(logits(stacked), logits(whole))
     np.testing.assert_allclose(logits(stacked, library=False), logits(whole), atol=0.05)
     assert inspect(stacked) == inspect(whole)
     assert stacked.recipe_document["projections"] == whole.recipe_document["projections"]

@@ -1,8 +1,9 @@
 """Make a deep model of a shallow one: repeat its last layer, each time with a copy of its weights.
 
 A large model of random weights need not be exported and compiled whole to measure its speed: a few of its layers are
-compiled, and the last is repeated. The copies of the weights lie apart in the file, so a token reads as many bytes as
-it would of weights that differ.
+compiled, and the last is repeated. The copies of the weights lie apart in the file, and each has a bit of its own: of
+weights that are equal onnxruntime keeps one packed copy, which a cache might hold. So a token reads as many bytes from
+memory as it would of weights that differ.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc.artifact import (
@@ -183,12 +185,27 @@ def _copied_input(graph: ir.Graph, value: ir.Value, layer: Sequence[ir.Node], re
     if any(node not in layer for node in value.consumers()):
         return value
     if value.const_value is not None and value.is_initializer():
-        return register(graph, renamed(str(value.name)), value.const_value)
+        name = renamed(str(value.name))
+        return register(graph, name, _with_another_bit(value.const_value, _layer_of(name) or 0))
     if not value.is_graph_input():
         return value
     copied = ir.Value(name=renamed(str(value.name)), shape=value.shape, type=value.type)
     graph.inputs.append(copied)
     return copied
+
+
+def _with_another_bit(tensor: ir.TensorProtocol, place: int) -> ir.TensorProtocol:
+    """A matrix whose element at ``place`` differs in its lowest bit, made when it is written; all else as it is."""
+    if len(tensor.shape) < 2 or tensor.size <= place:
+        return tensor
+
+    def changed() -> ir.TensorProtocol:
+        array = np.array(tensor.numpy())
+        element = array.reshape(-1)[place : place + 1]
+        element[:] = np.nextafter(element, 0) if tensor.dtype.is_floating_point() else int(element[0]) ^ 1
+        return ir.Tensor(array, dtype=tensor.dtype, shape=ir.Shape(tensor.shape))
+
+    return ir.LazyTensor(changed, dtype=tensor.dtype, shape=ir.Shape(tensor.shape))
 
 
 def _renamed_notes(notes: Mapping[str, str], renamed: Renaming) -> dict[str, str]:
