@@ -32,7 +32,7 @@ from sparsecc.passes.ship_functions import ShipFunctionsPass
 from sparsecc.passes.split_low_rank import SplitLowRankPass, low_rank_branch
 from sparsecc.passes.split_products import SplitProductsPass
 from sparsecc.passes.tap_values import TapValuesPass
-from sparsecc.passes.threshold_values import ThresholdValuesPass, value_threshold_name
+from sparsecc.passes.threshold_values import ThresholdValuesPass
 from sparsecc.passes.unfuse_sparse_linear import UnfuseSparseLinearPass
 
 __all__ = [
@@ -73,5 +73,4 @@ __all__ = [
     "low_rank_branch",
     "threshold_input_name",
     "value_heads",
-    "value_threshold_name",
 ]

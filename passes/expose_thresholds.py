@@ -6,9 +6,9 @@ from sparsecc.operators import DOMAIN, VERSION
 from sparsecc.projections import Projection, find_projections
 
 
-def threshold_input_name(projection: str) -> str:
-    """The graph input that holds the threshold of a projection of that name, float32 [1] or [K]."""
-    return f"{projection}/Threshold/T"
+def threshold_input_name(name: str) -> str:
+    """The graph input that holds the threshold of a projection or an inner value of that name, float32 [1] or [K]."""
+    return f"{name}/Threshold/T"
 
 
 class ExposeThresholdsPass(ir.passes.InPlacePass):
@@ -20,7 +20,9 @@ class ExposeThresholdsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         bare = _without_threshold(model)
         for projection in bare:
-            _insert_threshold(model.graph, projection)
+            node = exposed_threshold(model.graph, projection.name, projection.input)
+            model.graph.insert_before(projection.node, node)
+            projection.node.replace_input_with(0, node.outputs[0])
         if bare:
             model.opset_imports[DOMAIN] = VERSION
         return ir.passes.PassResult(model, bool(bare))
@@ -34,19 +36,17 @@ def _without_threshold(model: ir.Model) -> list[Projection]:
     return [projection for projection in find_projections(model.graph) if projection.threshold is None]
 
 
-def _insert_threshold(graph: ir.Graph, projection: Projection) -> None:
-    name = threshold_input_name(projection.name)
-    entries = ir.Shape([ir.SymbolicDim(f"{name}/entries")])
-    threshold = ir.Value(name=name, shape=entries, type=ir.TensorType(ir.DataType.FLOAT))
+def exposed_threshold(graph: ir.Graph, name: str, hidden: ir.Value) -> ir.Node:
+    """A Threshold of a value, still outside of the graph, with its threshold as a new input of the graph."""
+    threshold_name = threshold_input_name(name)
+    entries = ir.Shape([ir.SymbolicDim(f"{threshold_name}/entries")])
+    threshold = ir.Value(name=threshold_name, shape=entries, type=ir.TensorType(ir.DataType.FLOAT))
     graph.inputs.append(threshold)
-    hidden = projection.input
-    node = ir.node(
+    return ir.node(
         "Threshold",
         [hidden, threshold],
         {"max_sparse_rows": 0},
         domain=DOMAIN,
-        name=f"{projection.name}/Threshold",
-        outputs=[ir.Value(name=f"{projection.name}/Threshold/output_0", shape=hidden.shape, type=hidden.type)],
+        name=f"{name}/Threshold",
+        outputs=[ir.Value(name=f"{name}/Threshold/output_0", shape=hidden.shape, type=hidden.type)],
     )
-    graph.insert_before(projection.node, node)
-    projection.node.replace_input_with(0, node.outputs[0])

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, VERSION
-
-
-def value_threshold_name(value: str) -> str:
-    """The graph input that holds the threshold of an inner value of that name, float32 [1] or [K]."""
-    return f"{value}/Threshold/T"
+from sparsecc.passes.expose_thresholds import exposed_threshold, threshold_input_name
 
 
 class ThresholdValuesPass(ir.passes.InPlacePass):
@@ -45,23 +41,12 @@ class ThresholdValuesPass(ir.passes.InPlacePass):
 
     def _without_threshold(self, graph: ir.Graph) -> list[ir.Value]:
         values, thresholds = _values(graph), {value.name for value in graph.inputs}
-        return [values[name] for name in self.names if value_threshold_name(name) not in thresholds]
+        return [values[name] for name in self.names if threshold_input_name(name) not in thresholds]
 
 
 def _insert_threshold(graph: ir.Graph, value: ir.Value) -> None:
-    name = value_threshold_name(str(value.name))
-    entries = ir.Shape([ir.SymbolicDim(f"{name}/entries")])
-    threshold = ir.Value(name=name, shape=entries, type=ir.TensorType(ir.DataType.FLOAT))
-    graph.inputs.append(threshold)
     readers = value.uses()
-    node = ir.node(
-        "Threshold",
-        [value, threshold],
-        {"max_sparse_rows": 0},
-        domain=DOMAIN,
-        name=f"{value.name}/Threshold",
-        outputs=[ir.Value(name=f"{value.name}/Threshold/output_0", shape=value.shape, type=value.type)],
-    )
+    node = exposed_threshold(graph, str(value.name), value)
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, node)

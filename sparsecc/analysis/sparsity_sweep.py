@@ -27,7 +27,7 @@ from sparsecc.passes import (
     ShipFunctionsPass,
     ThresholdValuesPass,
     active_count_name,
-    value_threshold_name,
+    threshold_input_name,
 )
 from sparsecc.progress import track
 from sparsecc.session import open_session, ops_library_path, run_prompt
@@ -161,7 +161,7 @@ class _ThresholdedModel:
         values = dict.fromkeys(self._values.values(), 0.0)
         for place, threshold in thresholds.items():
             values[self._values[place]] = max(values[self._values[place]], threshold)
-        settings = {value_threshold_name(value): np.array([at], np.float32) for value, at in values.items()}
+        settings = {threshold_input_name(value): np.array([at], np.float32) for value, at in values.items()}
         scores, active = TokenScores(), np.zeros(len(self._counts), np.int64)
         for window in windows.ids:
             targets = window[1:]

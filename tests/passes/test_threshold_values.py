@@ -3,7 +3,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from sparsecc.passes import CountActivePass, ShipFunctionsPass, ThresholdValuesPass, value_threshold_name
+from sparsecc.passes import CountActivePass, ShipFunctionsPass, ThresholdValuesPass, threshold_input_name
 
 from ..graphs import block_output, run, serialized
 
@@ -11,7 +11,7 @@ KEEP_ALL, KEEP_NONE = np.zeros(1, np.float32), np.full(1, np.inf, np.float32)
 
 
 def feeds(x: np.ndarray, **thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    return {"x": x, **{value_threshold_name(name): threshold for name, threshold in thresholds.items()}}
+    return {"x": x, **{threshold_input_name(name): threshold for name, threshold in thresholds.items()}}
 
 
 @pytest.fixture
