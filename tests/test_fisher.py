@@ -13,7 +13,7 @@ from sparsecc.errors import MisfitError
 from sparsecc.evaluation import evaluate
 from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.methods import METHODS, CalibratedModel
-from sparsecc.methods.fisher import outputs_behind
+from sparsecc.methods.fisher import _thresholds, outputs_behind
 from sparsecc.model_file import load_model
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
@@ -74,6 +74,15 @@ def test_one_level_of_divergence_per_weight_decides_everywhere(recipe, model, wi
     level = levels[recipe.projections[0].name][0]
     for name, found in levels.items():
         np.testing.assert_allclose(found, level, rtol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(("root_of_level", "kept_from"), [(0.0, 0.0), (0.5, 2.0)])
+def test_a_channel_that_nothing_depends_on_is_never_kept(model, root_of_level, kept_from):
+    """Also at level 0, where all others are."""
+    few = model.projections[:1]
+    name = str(few[0].input.name)
+    thresholds = _thresholds(root_of_level, {name: np.array([0, 0.25], np.float32)}, few)
+    np.testing.assert_array_equal(thresholds[few[0].name], np.array([np.inf, kept_from], np.float32))
 
 
 def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, model, windows, tmp_path):

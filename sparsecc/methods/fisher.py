@@ -121,8 +121,11 @@ def budget_windows(windows: TokenWindows) -> TokenWindows:
 def _thresholds(
     root_of_level: float, importance: Mapping[str, Array], projections: Sequence[Projection]
 ) -> dict[str, Array]:
-    with np.errstate(divide="ignore"):  # what nothing depends on is never kept
-        by_hidden_state = {name: (root_of_level / weights).astype(np.float32) for name, weights in importance.items()}
+    """sqrt(level * N / F_k) for each channel; infinite, at any level, where nothing depends on it."""
+    by_hidden_state = {
+        name: np.divide(root_of_level, weights, out=np.full_like(weights, np.inf), where=weights > 0)
+        for name, weights in importance.items()
+    }
     return {projection.name: by_hidden_state[str(projection.input.name)] for projection in projections}
 
 
