@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsecc.errors import SparseccError
 from sparsecc.methods.teal_greedy import greedy_levels
 
 from .graphs import BLOCK_KINDS, BLOCK_SHAPES, block_output, random_arrays
@@ -70,3 +71,9 @@ def test_no_small_projection_is_skipped_at_once():
 
 def test_sparsity_zero_skips_nothing():
     assert greedy_levels([3, 4], 0.0, lambda _: pytest.fail("nothing to try")) == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_output_that_is_not_finite_is_refused(wrong):
+    with pytest.raises(SparseccError, match="a block of the model computes NaN or infinity; check the checkpoint"):
+        greedy_levels([3, 4], 0.5, lambda _: wrong)

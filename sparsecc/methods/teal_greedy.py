@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparsecc.block_session import BlockSession, block_sessions
+from sparsecc.errors import SparseccError
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
 from sparsecc.projections import Projection
@@ -30,26 +31,30 @@ def teal_greedy(model: CalibratedModel, sparsity: float) -> Recipe:
     for steps of one size is the paper's choice. Steps are smaller in projections with few weights, such as k and v of
     grouped queries, and at the end, so that the target is met.
     """
-    entries = []
+
+    def entry(projection: Projection, level: float) -> ProjectionRecipe:
+        return calibrated_threshold(projection, "teal-greedy", level, model.magnitudes(projection))
+
+    entries: list[ProjectionRecipe] = []
     with tempfile.TemporaryDirectory(prefix="sparsecc-blocks-", dir=model.scratch) as scratch:
         for block in block_sessions(model.dense, model.pieces(TOKENS), Path(scratch), threads=model.threads):
-            entries += _allocate(model, block, sparsity)
+            entries += allocated(block, sparsity, entry)
     return Recipe("teal-greedy", sparsity, tuple(entries), model.statistics.calibration)
 
 
-def _allocate(model: CalibratedModel, block: BlockSession, sparsity: float) -> list[ProjectionRecipe]:
+def allocated(
+    block: BlockSession, sparsity: float, entry: Callable[[Projection, float], ProjectionRecipe]
+) -> list[ProjectionRecipe]:
+    """The entries of a block's projections at the sparsities that :func:`greedy_levels` finds for its output."""
+
     def entries_at(levels: Sequence[float]) -> list[ProjectionRecipe]:
-        return [_entry(model, projection, level) for projection, level in zip(block.projections, levels, strict=True)]
+        return [entry(projection, level) for projection, level in zip(block.projections, levels, strict=True)]
 
     def error(levels: Sequence[float]) -> float:
-        return block.error({entry.name: entry.threshold for entry in entries_at(levels)})
+        return block.error({each.name: each.threshold for each in entries_at(levels)})
 
     weights = [projection.weight_count for projection in block.projections]
     return entries_at(greedy_levels(weights, sparsity, error))
-
-
-def _entry(model: CalibratedModel, projection: Projection, level: float) -> ProjectionRecipe:
-    return calibrated_threshold(projection, "teal-greedy", level, model.magnitudes(projection))
 
 
 def greedy_levels(
@@ -68,6 +73,9 @@ def greedy_levels(
         error: the norm of what the block's output loses at given sparsities.
         step: by how much the block's sparsity is raised at once.
         largest_rise: by how much a projection's sparsity is raised at most at once.
+
+    Raises:
+        SparseccError: an error is not finite.
     """
     total = sum(weights)
     levels = [0.0] * len(weights)
@@ -80,6 +88,8 @@ def greedy_levels(
                 continue
             raised = [*levels[:index], levels[index] + rise, *levels[index + 1 :]]
             loses = error(raised) ** 2
+            if not math.isfinite(loses):
+                raise SparseccError("a block of the model computes NaN or infinity; check the checkpoint")
             if (cost := (loses - lost) / (rise * weight)) < cheapest:
                 cheapest, best, skips, best_loses = cost, raised, rise * weight, loses
         levels, lost, remaining = best, best_loses, remaining - skips

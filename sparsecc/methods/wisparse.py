@@ -21,7 +21,7 @@ from sparsecc.block_session import BlockSession, block_sessions
 from sparsecc.hidden_states import hidden_states_on
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.calibrated_threshold import calibrated_threshold
-from sparsecc.methods.teal_greedy import greedy_levels
+from sparsecc.methods.teal_greedy import allocated
 from sparsecc.progress import track
 from sparsecc.projections import Projection
 from sparsecc.recipe import ProjectionRecipe, Recipe
@@ -75,7 +75,7 @@ def wisparse(model: CalibratedModel, sparsity: float) -> Recipe:
     shares = _shares_of_blocks(model, sparsity, entry)
     entries: list[ProjectionRecipe] = []
     for block, share in zip(_blocks(model), shares, strict=True):
-        entries += _allocated(block, share, entry)
+        entries += allocated(block, share, entry)
     return Recipe("wisparse", sparsity, tuple(entries), model.statistics.calibration)
 
 
@@ -149,19 +149,6 @@ def _best_exponent(block: BlockSession, scored: _Scored, sparsity: float) -> flo
         return block.error({scored.projection.name: scored.entry(exponent, sparsity).threshold})
 
     return min(EXPONENTS, key=error)
-
-
-def _allocated(
-    block: BlockSession, share: float, entry: Callable[[Projection, float], ProjectionRecipe]
-) -> list[ProjectionRecipe]:
-    def entries_at(levels: Sequence[float]) -> list[ProjectionRecipe]:
-        return [entry(projection, level) for projection, level in zip(block.projections, levels, strict=True)]
-
-    def error(levels: Sequence[float]) -> float:
-        return block.error({each.name: each.threshold for each in entries_at(levels)})
-
-    weights = [projection.weight_count for projection in block.projections]
-    return entries_at(greedy_levels(weights, share, error))
 
 
 def _blocks(model: CalibratedModel) -> Iterator[BlockSession]:
