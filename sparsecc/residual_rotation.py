@@ -95,15 +95,11 @@ def learn_rotation(streams: Sequence[ObservedStream], sparsity: float) -> NDArra
     for step in track(range(STEPS), "rotating", STEPS):
         basis = _cayley(free)
         batch = [_rows(stream, generator) for stream in streams]
-        values = [_divergence(stream, basis) / stream.outputs for stream in batch]
+        values = [_divergence_by_weight(stream, basis) for stream in batch]
         if step % _STEPS_BETWEEN_LEVELS == 0:
             level = _level(values, batch, sparsity)
-        costs = [
-            stream.outputs * (value / level / (1 + value / level)).sum(1).mean()
-            for stream, value in zip(batch, values, strict=True)
-        ]
         optimizer.zero_grad()
-        torch.autograd.backward(torch.stack(costs).sum() / sum(stream.outputs for stream in streams))
+        torch.autograd.backward(_cost(values, batch, level))
         optimizer.step()
     with torch.no_grad():
         return _cayley(free.double()).float().cpu().numpy()
@@ -123,9 +119,19 @@ def _rows(stream: ObservedStream, generator: torch.Generator) -> ObservedStream:
     return dataclasses.replace(stream, normalized=stream.normalized[chosen], gradient=stream.gradient[chosen])
 
 
-def _divergence(stream: ObservedStream, basis: torch.Tensor) -> torch.Tensor:
-    """(x Q)_k^2 F_k [T, D], with F from as many tokens."""
-    return (stream.normalized @ basis).square() * (stream.gradient @ basis).square().mean(0)
+def _divergence_by_weight(stream: ObservedStream, basis: torch.Tensor) -> torch.Tensor:
+    """(x Q)_k^2 F_k / N [T, D], with F from as many tokens."""
+    divergence = (stream.normalized @ basis).square() * (stream.gradient @ basis).square().mean(0)
+    return divergence / stream.outputs
+
+
+def _cost(values: Sequence[torch.Tensor], streams: Sequence[ObservedStream], level: torch.Tensor) -> torch.Tensor:
+    """What the entries of a token cost, each as often as weights hang on it, over the weights of one channel."""
+    costs = [
+        stream.outputs * (value / level / (1 + value / level)).sum(1).mean()
+        for stream, value in zip(streams, values, strict=True)
+    ]
+    return torch.stack(costs).sum() / sum(stream.outputs for stream in streams)
 
 
 @torch.no_grad()
