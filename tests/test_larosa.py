@@ -1,13 +1,17 @@
-"""LaRoSA on the trained model, and its formula on one layer in float64."""
+"""LaRoSA on the trained model, and a small model with its formula in float64."""
 
+import importlib
 import json
+from collections import defaultdict
 
 import numpy as np
 import pytest
 
 from sparsecc.artifact import Artifact
+from sparsecc.calibration import calibrate
 from sparsecc.calibration_statistics import Statistics
-from sparsecc.compilation import make_recipe
+from sparsecc.compilation import make_recipe, write_sparse_artifact
+from sparsecc.dense_export import export
 from sparsecc.evaluation import evaluate
 from sparsecc.generation import generate
 from sparsecc.hidden_states import hidden_states_on
@@ -15,10 +19,19 @@ from sparsecc.inspection import inspect
 from sparsecc.methods.larosa import ROTATION_TOKENS, principal_components
 from sparsecc.model_file import load_model
 from sparsecc.operators import is_added
+from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+from . import small_llama
 
 WIDTH, LAYERS = 384, 8
 LEADING = 4
+
+
+TOKENS = 512
+"""Of the text that the small model's bases are of."""
+IDS = np.array([5814, 5399, 6036, 3867])
+"""No more than are decoded at once, since of a longer prompt nothing is skipped; of no magnitudes that nearly tie."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +91,106 @@ def test_a_projection_computes_the_formula(dense: Artifact, larosa: Artifact):
     assert (values[::-1][:LEADING] > 1.002 * values[::-1][1 : LEADING + 1]).all(), "they can be told apart"
     np.testing.assert_allclose(np.abs(np.sum(leading * basis[:, :LEADING], axis=0)), 1, atol=0.02)
     np.testing.assert_allclose((normalized @ basis) @ rotated, normalized @ plain, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint, tmp_path_factory) -> tuple[Artifact, dict[str, np.ndarray]]:
+    """A small random Llama and its weights in float64."""
+    folder = tmp_path_factory.mktemp("small-llama")
+    small_llama.write_checkpoint(folder / "checkpoint", checkpoint)
+    return export(folder / "checkpoint", folder / "dense"), small_llama.read_weights(folder / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def small_recipe(small):
+    dense, _ = small
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("sparsecc.methods.larosa"), "ROTATION_TOKENS", TOKENS)
+        return make_recipe(dense, calibrate(dense, small_windows(dense), threads=2), "larosa", 0.5, threads=2)
+
+
+def small_windows(dense):
+    return token_windows(
+        shipped_text("calibration"), load_tokenizer(dense.directory), tokens=TOKENS, window=small_llama.CONTEXT
+    )
+
+
+def principal(states: np.ndarray) -> np.ndarray:
+    return np.linalg.eigh(states.T @ states)[1][:, ::-1]
+
+
+@pytest.fixture(scope="module")
+def small_bases(small) -> dict[tuple[int, str], np.ndarray]:
+    """What each rotated hidden state of each layer is multiplied by, from the formula in float64."""
+    dense, weights = small
+    seen = defaultdict(list)
+
+    def read(layer, place, hidden):
+        seen[layer, place].append(hidden)
+        return hidden
+
+    for ids in small_windows(dense).ids:
+        small_llama.logits(weights, ids, read)
+    states = {key: np.concatenate(pieces) for key, pieces in seen.items()}
+    bases = {}
+    for layer in range(small_llama.LAYERS):
+        of_layer = np.concatenate([states[layer, "attention"], states[layer, "mlp"]])
+        bases[layer, "attention"] = bases[layer, "mlp"] = principal(of_layer)
+        of_heads = np.split(states[layer, "values"], small_llama.HEADS, axis=1)
+        together = small_llama.HEADS // small_llama.GROUPS
+        bases[layer, "values"] = np.zeros((len(of_heads) * small_llama.HEAD_SIZE,) * 2)
+        for head in range(len(of_heads)):
+            group = head // together
+            place = slice(head * small_llama.HEAD_SIZE, (head + 1) * small_llama.HEAD_SIZE)
+            own = np.concatenate(of_heads[group * together : (group + 1) * together])
+            bases[layer, "values"][place, place] = principal(own)
+    return bases
+
+
+def test_bases_are_eigenvectors_of_the_stream_of_each_layer_and_of_the_values_of_each_head(small_recipe, small_bases):
+    """Up to their signs. Query heads that share a key-value head share its basis."""
+    size, together = small_llama.HEAD_SIZE, small_llama.HEADS // small_llama.GROUPS
+    for layer in range(small_llama.LAYERS):
+        stream, heads = small_recipe.rotations.residual[layer], small_recipe.rotations.heads[layer]
+        assert_same_directions(stream, small_bases[layer, "mlp"])
+        assert heads.shape == (small_llama.GROUPS, size, size)
+        for head in range(small_llama.HEADS):
+            place = slice(head * size, (head + 1) * size)
+            assert_same_directions(heads[head // together], small_bases[layer, "values"][place, place])
+
+
+def assert_same_directions(found, expected):
+    np.testing.assert_allclose(np.abs(found.T @ expected), np.eye(len(expected)), atol=0.01)
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_a_small_model_computes_what_the_formula_says(small, small_recipe, small_bases, tmp_path, has_library):
+    """Every projection multiplies topk(x Q) Q^T by W, the one that reads no rotated hidden state topk(x)."""
+    dense, weights = small
+    artifact = write_sparse_artifact(dense, small_recipe, tmp_path)
+    skipped = 0.5 + (small_llama.LAYERS - 1) * small_llama.WIDTH**2 / sum(
+        array.size for name, array in weights.items() if name.startswith("layers.") and name.endswith("proj.weight")
+    )
+
+    def read(layer, place, hidden):
+        kept = hidden.shape[1] - round(skipped * hidden.shape[1])
+        basis = small_bases.get((layer, place), np.eye(hidden.shape[1]))
+        return largest(hidden @ basis, kept) @ basis.T
+
+    expected = small_llama.logits(weights, IDS, read)
+    dense_logits = small_llama.logits(weights, IDS, lambda _layer, _place, hidden: hidden)
+    library = artifact.ops_library if has_library else None
+    session = open_session(artifact.model_path, ops_library=library, threads=1)
+    (computed,) = next(run_prompt(session, IDS, [artifact.logits_name], **artifact.cache_shape))
+    np.testing.assert_allclose(computed[0], expected, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(expected - dense_logits).max() > 0.1 * np.abs(expected).max()
+
+
+def largest(hidden: np.ndarray, kept: int) -> np.ndarray:
+    """The largest entries of each row, so many that no rounding decides which."""
+    magnitudes = np.sort(np.abs(hidden), axis=1)[:, ::-1]
+    assert (magnitudes[:, kept - 1] - magnitudes[:, kept] > 5e-3 * magnitudes[:, kept]).all()
+    return np.where(np.abs(hidden) >= magnitudes[:, kept - 1 : kept], hidden, 0)
 
 
 def test_it_generates_and_its_perplexity_is_that_of_a_language_model(larosa: Artifact):
