@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsecc import histogram
 from sparsecc.calibration import calibrate
 from sparsecc.hidden_states import hidden_states_on
 from sparsecc.methods import CalibratedModel
@@ -16,6 +17,7 @@ from sparsecc.projections import find_projections
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 from .conftest import THREADS
+from .graphs import FEED_FORWARD, FEED_FORWARD_SHAPES, model_of
 
 wisparse = importlib.import_module("sparsecc.methods.wisparse")  # not the function of that name
 TOKENS = 64
@@ -78,6 +80,33 @@ def test_a_channel_is_kept_where_its_score_reaches_the_threshold(exponent):
     level = float(np.quantile(scores, 0.5))
     threshold = per_channel(np.array([level], np.float32), norms, exponent)
     assert np.mean((np.abs(x) >= threshold) != (scores >= level)) < 1e-3
+
+
+class UnevenBlock:
+    """A projection by diag(norms) in a block that scales its outputs so that x_k weighs norm_k^a, in float64."""
+
+    def __init__(self, x, norms, exponent):
+        self.weighted = x * norms**exponent
+        self.magnitudes = np.abs(x)
+
+    def error(self, thresholds):
+        (threshold,) = thresholds.values()
+        return float(np.linalg.norm(np.where(self.magnitudes >= threshold, 0, self.weighted)))
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+def test_a_projection_takes_the_exponent_that_loses_least_of_its_blocks_output(exponent):
+    """Where x_k weighs norm_k^a, what a dropped entry loses is its score with the exponent a, squared."""
+    rng = np.random.default_rng(1)
+    norms = np.geomspace(0.05, 20, 8)
+    x = rng.normal(size=(4000, 8))
+    (projection, *_) = find_projections(model_of(FEED_FORWARD, FEED_FORWARD_SHAPES).graph)
+    scores = {a: histogram.bin_counts((np.abs(x) * norms**a).astype(np.float32)) for a in EXPONENTS}
+    scored = wisparse._Scored(projection, norms.astype(np.float32), scores)
+    block = UnevenBlock(x, norms, exponent)
+    errors = {a: block.error({"": scored.entry(a, 0.5).threshold}) for a in EXPONENTS}
+    assert sorted(errors.values())[1] > 1.02 * errors[exponent], "the best is told apart"
+    assert wisparse._best_exponent(block, scored, 0.5) == exponent
 
 
 def test_a_row_of_zeros_is_never_read():
