@@ -32,8 +32,8 @@ class ProjectionRecipe:
     Attributes:
         name, layer, kind: the projection, as :class:`sparsecc.projections.Projection` describes it.
         method: the method that set the threshold.
-        target_sparsity: the share of weights the method was asked to skip, in [0, 1): of this projection, or of all
-            where the method shares a budget among them.
+        target_sparsity: the share of weights to skip, in [0, 1]: of this projection, which may be skipped whole where a
+            method shares a budget among projections, or of all where it decides for all at once.
         calibrated_sparsity: the share that the threshold skips on the calibration text.
         threshold: float32 [1], or [K] for one threshold per input channel; smaller magnitudes are zeroed. 0 where
             ``kept`` says what is.
