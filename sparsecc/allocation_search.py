@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -111,6 +113,7 @@ class AllocationSearch:
     def _value(self, trial: optuna.Trial) -> float:
         names = dict.fromkeys(name for group in self._scaled.groups for name in (f"layer {group.layer}", group.kind))
         bound = math.log(LARGEST_FACTOR)
+        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         scales = {name: trial.suggest_float(name, -bound, bound) for name in names}
         value = math.inf
         try:
