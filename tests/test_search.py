@@ -1,7 +1,8 @@
-"""A search shares its study with other workers, survives its end, and gives a recipe that compiles."""
+"""A search goes on whichever of its workers ends, and gives a recipe that compiles."""
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,59 +12,92 @@ import pytest
 
 from sparsecc.text import shipped_text
 
-TRIALS = 4
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a text of a few windows, so that a candidate takes half a second."""
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "short.txt").write_text(shipped_text("calibration").read_text("utf-8")[:12_000], "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """Enough for a few windows, so that a candidate takes a second."""
-    path = tmp_path_factory.mktemp("text") / "short.txt"
-    path.write_text(shipped_text("calibration").read_text("utf-8")[:12_000], "utf-8")
-    return path
+def start(dense, folder):
+    """Start a worker that searches for a recipe until there are so many candidates."""
 
-
-@pytest.fixture
-def start(dense, text, tmp_path):
-    """Start a worker that searches for the recipe of that name."""
-
-    def worker(name, *options, trials=TRIALS, database="study.sqlite3"):
-        command = [sys.executable, "-m", "sparsecc", "search", str(dense.directory), "-o", str(tmp_path / name)]
-        command += ["--text", str(text), "--tokens", "512", "--trials", str(trials), "--json"]
-        command += ["--storage", f"sqlite:///{tmp_path / database}"] if database else []
+    def worker(recipe, trials, *options):
+        command = [sys.executable, "-m", "sparsecc", "search", str(dense.directory), "-o", str(recipe)]
+        command += ["--text", str(folder / "short.txt"), "--tokens", "128", "--trials", str(trials), "--json"]
         return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return worker
 
 
-def facts_of(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return json.loads(output)
+def storage(folder):
+    return f"sqlite:///{folder / 'study.sqlite3'}"
 
 
-def finished_trials(tmp_path):
+def finished_trials(folder):
     try:
-        study = optuna.load_study(storage=f"sqlite:///{tmp_path / 'study.sqlite3'}", study_name=None)
+        study = optuna.load_study(storage=storage(folder), study_name=None)
     except (KeyError, ValueError, OSError, RuntimeError):
         return []
     return [trial for trial in study.get_trials() if trial.state.is_finished()]
 
 
-def test_two_workers_share_a_study_and_its_recipe_compiles(start, dense, tmp_path):
-    workers = [start(name) for name in ("first.json", "second.json")]
-    first, second = map(facts_of, workers)
-    trials = finished_trials(tmp_path)
-    assert TRIALS <= len(trials) <= TRIALS + 1  # the other worker may be in the middle of one
-    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == len(trials)
-    for facts in (first, second):
-        assert facts["found"]["kl_divergence"] <= facts["start"]["kl_divergence"] * 1.001
-        assert facts["found"]["sparsity"] == pytest.approx(0.5, abs=0.02)
-    recipe = json.loads((tmp_path / "first.json").read_text())
+def workers_of(trials):
+    return {trial.user_attrs["worker"] for trial in trials}
+
+
+@pytest.fixture(scope="module")
+def killed(start, folder):
+    """Two workers that ended without a chance to say so, once each had tried a candidate."""
+    workers = [start(folder / name, 1000, "--storage", storage(folder)) for name in ("first.json", "second.json")]
+    try:
+        while len(workers_of(finished_trials(folder))) < 2:
+            for worker in workers:
+                assert worker.poll() is None, worker.stderr.read()
+            time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+    assert not list(folder.glob("*.json"))
+    return workers, finished_trials(folder)
+
+
+@pytest.fixture(scope="module")
+def found(start, killed, folder):
+    """What a third worker says, that tries one candidate more."""
+    _, trials = killed
+    worker = start(folder / "recipe.json", len(trials) + 1, "--storage", storage(folder))
+    output, errors = worker.communicate(timeout=300)
+    assert worker.returncode == 0, errors
+    return json.loads(output)
+
+
+def test_two_workers_share_a_study(killed):
+    workers, trials = killed
+    assert workers_of(trials) == {f"{socket.gethostname()}:{worker.pid}" for worker in workers}
+    assert len({trial.number for trial in trials}) == len(trials)
+
+
+def test_a_search_that_was_killed_goes_on(killed, found, folder):
+    _, before = killed
+    after = {trial.number: trial for trial in finished_trials(folder)}
+    assert found["trials"] == len(after) == len(before) + 1
+    assert [after[trial.number] for trial in before] == before
+    assert found["found"]["kl_divergence"] <= found["start"]["kl_divergence"] * 1.001
+    assert found["found"]["sparsity"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_its_recipe_compiles(found, dense, folder, tmp_path):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["measured"]["trials"] == found["trials"]
     assert recipe["method"] == "teal, searched"
     assert len(recipe["projections"]) == 56
-
     command = [sys.executable, "-m", "sparsecc", "compile", str(dense.directory), "-o", str(tmp_path / "out")]
-    command += ["--recipe", str(tmp_path / "first.json"), "--no-measure", "--json"]
+    command += ["--recipe", str(folder / "recipe.json"), "--no-measure", "--json"]
     compiled = subprocess.run(command, check=True, capture_output=True, text=True)
     assert json.loads(compiled.stdout)["method"] == "teal, searched"
     kept = json.loads((tmp_path / "out" / "recipe.json").read_text())
@@ -71,27 +105,15 @@ def test_two_workers_share_a_study_and_its_recipe_compiles(start, dense, tmp_pat
     assert [entry["threshold"] for entry in kept["projections"]] == pytest.approx(thresholds)
 
 
-def test_a_search_that_was_killed_goes_on(start, tmp_path):
-    worker = start("recipe.json", trials=1000)
-    try:
-        while len(finished_trials(tmp_path)) < 2:
-            assert worker.poll() is None, worker.stderr.read()
-            time.sleep(0.2)
-    finally:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
-    before = finished_trials(tmp_path)
-    assert not (tmp_path / "recipe.json").exists()
-    facts = facts_of(start("recipe.json", trials=len(before) + 1))
-    assert facts["trials"] == len(before) + 1
-    after = finished_trials(tmp_path)
-    assert [trial.params for trial in after[: len(before)]] == [trial.params for trial in before]
-
-    again = start("recipe.json", "--sparsity", "0.4", "--tokens", "256", "--study", "teal-0.5", "--overwrite")
-    assert "of another number of tokens, another window, another sparsity; give" in again.communicate(timeout=300)[1]
-    assert again.returncode == 2
+@pytest.mark.usefixtures("found")
+def test_a_study_of_another_kind_is_refused(start, folder):
+    options = ("--storage", storage(folder), "--sparsity", "0.4", "--study", "teal-0.5", "--overwrite")
+    worker = start(folder / "recipe.json", 1, *options)
+    assert "of another sparsity; give" in worker.communicate(timeout=300)[1]
+    assert worker.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "study"),
     [
@@ -101,6 +123,9 @@ def test_a_search_that_was_killed_goes_on(start, tmp_path):
     ],
 )
 def test_the_study_is_kept_beside_the_recipe(start, tmp_path, recipe, study):
-    assert facts_of(start(recipe, trials=1, database=None))["trials"] == 1
-    assert {path.name for path in tmp_path.iterdir()} == {recipe, study}
-    assert facts_of(start(recipe, "--overwrite", trials=2, database=None))["trials"] == 2
+    for trials in (1, 2):
+        worker = start(tmp_path / recipe, trials, "--overwrite")
+        output, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors
+        assert json.loads(output)["trials"] == trials
+        assert {path.name for path in tmp_path.iterdir()} == {recipe, study}
