@@ -64,20 +64,3 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-SLOW_FILES = {
-    "test_stack.py",
-    "test_search.py",
-    "test_r_sparse.py",
-    "test_wisparse.py",
-    "test_lm_eval_adapter.py",
-    "test_study.py",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes runs when it is asked for: ``pytest -m slow``."""
-    for item in items:
-        if item.path.name in SLOW_FILES:
-            item.add_marker(pytest.mark.slow)

@@ -51,6 +51,7 @@ def adapter(dense):
     return SparseccLM(str(dense.directory), threads=THREADS, batch_size=1)
 
 
+@pytest.mark.slow
 def test_the_harness_runs_a_local_task(dense, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))

@@ -36,7 +36,7 @@ def calibrated(dense: Artifact, statistics: Statistics) -> CalibratedModel:
     return CalibratedModel(dense, projections, statistics, shipped_text("calibration"), threads=2)
 
 
-@pytest.fixture(scope="module", params=["fp32", "int4"])
+@pytest.fixture(scope="module", params=["fp32", pytest.param("int4", marks=pytest.mark.slow)])
 def of_rank(
     request: pytest.FixtureRequest, dense: Artifact, statistics: Statistics, tmp_path_factory: pytest.TempPathFactory
 ) -> Artifact:
@@ -97,6 +97,7 @@ def test_a_search_finds_a_recipe_within_its_budget(calibrated: CalibratedModel, 
     assert [entry.rank for entry in inspect(open_artifact(tmp_path))] == [entry.rank for entry in recipe.projections]
 
 
+@pytest.mark.slow
 def test_whitened_branches_lose_less_of_what_is_dropped(calibrated: CalibratedModel):
     """The mean square of (x - x_kept) (W - A B), on the text that the covariance is of, by products in float64."""
     few = dataclasses.replace(calibrated, projections=calibrated.projections[:4])

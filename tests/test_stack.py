@@ -56,15 +56,15 @@ def logits(artifact, library=True):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, checkpoint, repeated):
-    """A function from a precision to the dense exports of both checkpoints, each made once."""
+    """A function from a checkpoint and a precision to its dense export, each made once."""
     folder = tmp_path_factory.mktemp("exported")
+    sources = {"shallow": checkpoint, "repeated": repeated}
 
     @functools.cache
-    def export_both(weights):
-        both = {"shallow": checkpoint, "repeated": repeated}
-        return [export(source, folder / f"{name}-{weights}", weights=weights) for name, source in both.items()]
+    def exported_once(name, weights):
+        return export(sources[name], folder / f"{name}-{weights}", weights=weights)
 
-    return export_both
+    return exported_once
 
 
 def assert_almost_the_same(actual, expected):
@@ -74,15 +74,15 @@ def assert_almost_the_same(actual, expected):
 
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_no_two_layers_have_equal_weights(tmp_path, exported, weights):
-    shallow, _ = exported(weights)
-    graph = load_model(stack_layers(shallow, tmp_path / "stacked", DEEP).model_path).graph
+    graph = load_model(stack_layers(exported("shallow", weights), tmp_path / "stacked", DEEP).model_path).graph
     matrices = [value.const_value.tobytes() for value in graph.initializers.values() if len(value.shape) > 1]
     assert len(set(matrices)) == len(matrices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_a_stacked_dense_model_computes_what_repeated_layers_do(tmp_path, exported, weights):
-    shallow, whole = exported(weights)
+    shallow, whole = exported("shallow", weights), exported("repeated", weights)
     stacked = stack_layers(shallow, tmp_path / "stacked", DEEP)
     assert_almost_the_same(logits(stacked), logits(whole))
     names = {node.name for node in load_model(stacked.model_path).graph}
@@ -92,20 +92,19 @@ def test_a_stacked_dense_model_computes_what_repeated_layers_do(tmp_path, export
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory, exported):
-    shallow, _ = exported("fp32")
     directory = tmp_path_factory.mktemp("stack") / "compiled"
     options = {"method": "wina", "weights": "int8", "tokens": 1024, "measure": False}
-    return compile_model(shallow.directory, directory, **options).artifact
+    return compile_model(exported("shallow", "fp32").directory, directory, **options).artifact
 
 
+@pytest.mark.slow
 def test_a_stacked_sparse_model_computes_what_repeated_layers_with_its_thresholds_do(tmp_path, compiled, exported):
     stacked = stack_layers(compiled, tmp_path / "stacked", DEEP)
     initializers = load_model(stacked.model_path).graph.initializers
     thresholds = {name: value.const_value.numpy() for name, value in initializers.items() if name.endswith("/T")}
     recipe = recipe_from_document(stacked.recipe_document, thresholds)
-    _, repeated = exported("fp32")
     (tmp_path / "whole").mkdir()
-    whole = write_sparse_artifact(repeated, recipe, tmp_path / "whole")
+    whole = write_sparse_artifact(exported("repeated", "fp32"), recipe, tmp_path / "whole")
     assert_almost_the_same(logits(stacked), logits(whole))
     np.testing.assert_allclose(logits(stacked, library=False), logits(whole), atol=0.05)
     assert inspect(stacked) == inspect(whole)

@@ -152,6 +152,7 @@ def test_unusual_models_are_studied_too(tmp_path: Path, text: str, change: Calla
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder", "study"]
 
 
+@pytest.mark.slow
 def test_a_terminated_study_goes_on_with_what_it_collected(tmp_path: Path):
     weights = random_weights()
     decoder = write_decoder(tmp_path / "decoder", GATED, weights)
