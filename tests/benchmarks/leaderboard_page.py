@@ -30,8 +30,7 @@ what o reads. Some methods give a little more or less with another number of thr
 
 To skip many weights, take `rotated-fisher`, which is what `--method best` takes for models of Llama's kind, but for
 int4 weights below 30 %, which lose more by a rotation than it spares; to read fewer bytes than a dense int4 model,
-store its weights in int4 besides. Of the methods that rotate nothing and add nothing, `wisparse` loses least, all in
-all, and is what `best` takes for other models.
+store its weights in int4 besides. For models that cannot be rotated, as books-relu-18m, `best` takes `fisher`.
 """
 
 
