@@ -203,9 +203,9 @@ def _with_another_bit(tensor: ir.TensorProtocol, place: int) -> ir.TensorProtoco
         array = np.array(tensor.numpy())
         element = array.reshape(-1)[place : place + 1]
         element[:] = np.nextafter(element, 0) if tensor.dtype.is_floating_point() else int(element[0]) ^ 1
-        return ir.Tensor(array, dtype=tensor.dtype, shape=ir.Shape(tensor.shape))
+        return ir.Tensor(array, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
-    return ir.LazyTensor(changed, dtype=tensor.dtype, shape=ir.Shape(tensor.shape))
+    return ir.LazyTensor(changed, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
 
 def _renamed_notes(notes: Mapping[str, str], renamed: Renaming) -> dict[str, str]:
