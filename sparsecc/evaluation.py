@@ -141,7 +141,7 @@ def require_context(artifact: Artifact, windows: TokenWindows) -> None:
     if windows.window > artifact.context_length:
         raise SparseccError(
             f"windows of {windows.window} tokens exceed the context of {artifact.directory}; "
-            f"give --window {artifact.context_length} or less"
+            f"use windows of {artifact.context_length} or less"
         )
 
 

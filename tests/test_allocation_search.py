@@ -118,5 +118,5 @@ def test_what_a_worker_that_died_was_trying_is_tried_by_another(storage, monkeyp
 
 def test_a_study_of_another_search_is_refused(storage):
     open_study(storage, "search", IDENTITY)
-    with pytest.raises(SparseccError, match="holds a study 'search' with another target_sparsity; give another"):
+    with pytest.raises(SparseccError, match="holds a study 'search' of another sparsity; give another"):
         open_study(storage, "search", {**IDENTITY, "target_sparsity": 0.4})

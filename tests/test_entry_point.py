@@ -38,11 +38,17 @@ __main__._command_line = lambda: work
 __main__.main()
 """
 
+RESTORE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+# Whoever runs the tests may ignore them, and then so would the process.
+
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_thread_that_a_library_left_running_keeps_no_process(number, status):
-    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    process = subprocess.Popen([sys.executable, "-c", restore + LEFT_RUNNING], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", RESTORE + LEFT_RUNNING], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "working\n"
     started = time.monotonic()
     process.send_signal(number)
@@ -51,7 +57,9 @@ def test_a_thread_that_a_library_left_running_keeps_no_process(number, status):
 
 
 def test_a_terminal_that_closes_leaves_nothing_half_written(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", CLEANING_UP, tmp_path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RESTORE + CLEANING_UP, tmp_path], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGHUP)
     assert process.stdout.readline() == "cleaning up\n"

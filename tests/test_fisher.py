@@ -1,6 +1,7 @@
 """Thresholds by Fisher information on the trained model, against their formula in float64, and their budget."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +115,16 @@ def test_at_sparsity_zero_every_channel_is_kept(model, method):
     recipe = METHODS[method](model, 0.0)
     assert all(entry.threshold == 0 for entry in recipe.projections)
     assert recipe.rotations is None
+
+
+def test_a_sparsity_that_is_missed_is_refused(model, monkeypatch):
+    class SkipsHalf:
+        def __init__(self, *_given, **_options):
+            pass
+
+        def idle_shares(self, thresholds):
+            return dict.fromkeys(thresholds, 0.5)
+
+    monkeypatch.setattr(sys.modules["sparsecc.methods.fisher"], "ThresholdSession", SkipsHalf)
+    with pytest.raises(MisfitError, match=r"method fisher can skip 50.0% of .* and sparsity 0.6 is to skip more"):
+        METHODS["fisher"](model, 0.6)

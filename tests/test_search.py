@@ -9,6 +9,7 @@ import time
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from sparsecc.text import shipped_text
 
@@ -42,7 +43,7 @@ def finished_trials(folder):
         study = optuna.load_study(storage=storage(folder), study_name=None)
     except (KeyError, ValueError, OSError, RuntimeError):
         return []
-    return [trial for trial in study.get_trials() if trial.state.is_finished()]
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def workers_of(trials):
@@ -54,7 +55,9 @@ def killed(start, folder):
     """Two workers that ended without a chance to say so, once each had tried a candidate."""
     workers = [start(folder / name, 1000, "--storage", storage(folder)) for name in ("first.json", "second.json")]
     try:
+        deadline = time.monotonic() + 300
         while len(workers_of(finished_trials(folder))) < 2:
+            assert time.monotonic() < deadline
             for worker in workers:
                 assert worker.poll() is None, worker.stderr.read()
             time.sleep(0.2)

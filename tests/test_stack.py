@@ -68,7 +68,7 @@ def exported(tmp_path_factory, checkpoint, repeated):
 
 
 def assert_almost_the_same(actual, expected):
-    """But for what one bit in each matrix does."""
+    """But for what one element in each matrix does."""
     assert np.abs(actual - expected).max() < 0.01 * np.abs(expected).max()
 
 

@@ -1,9 +1,9 @@
 """Make a deep model of a shallow one: repeat its last layer, each time with a copy of its weights.
 
 A large model of random weights need not be exported and compiled whole to measure its speed: a few of its layers are
-compiled, and the last is repeated. The copies of the weights lie apart in the file, and each has a bit of its own: of
+compiled, and the last is repeated. The copies of the weights lie apart in the file, and differ in an element: of
 weights that are equal onnxruntime keeps one packed copy, which a cache might hold. So a token reads as many bytes from
-memory as it would of weights that differ.
+memory as it would of weights of its own.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _copied_input(graph: ir.Graph, value: ir.Value, layer: Sequence[ir.Node], re
         return value
     if value.const_value is not None and value.is_initializer():
         name = renamed(str(value.name))
-        return register(graph, name, _with_another_bit(value.const_value, _layer_of(name) or 0))
+        return register(graph, name, _with_another_element(value.const_value, _layer_of(name) or 0))
     if not value.is_graph_input():
         return value
     copied = ir.Value(name=renamed(str(value.name)), shape=value.shape, type=value.type)
@@ -194,15 +194,15 @@ def _copied_input(graph: ir.Graph, value: ir.Value, layer: Sequence[ir.Node], re
     return copied
 
 
-def _with_another_bit(tensor: ir.TensorProtocol, place: int) -> ir.TensorProtocol:
-    """A matrix whose element at ``place`` differs in its lowest bit, made when it is written; all else as it is."""
+def _with_another_element(tensor: ir.TensorProtocol, place: int) -> ir.TensorProtocol:
+    """A matrix whose element at ``place`` differs by the least that it can, made when it is written; all else as is."""
     if len(tensor.shape) < 2 or tensor.size <= place:
         return tensor
 
     def changed() -> ir.TensorProtocol:
         array = np.array(tensor.numpy())
         element = array.reshape(-1)[place : place + 1]
-        element[:] = np.nextafter(element, 0) if tensor.dtype.is_floating_point() else int(element[0]) ^ 1
+        element[:] = np.nextafter(element, -1) if tensor.dtype.is_floating_point() else int(element[0]) ^ 1
         return ir.Tensor(array, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
     return ir.LazyTensor(changed, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))

@@ -20,17 +20,19 @@ _SMALLEST = tl.constexpr(2.0**-53)
 
 @triton.jit
 def _product_of_place(words, hidden_ptr, channel, channels, BITS: tl.constexpr, PLACE: tl.constexpr):
-    """The codes of a place in words[R, B, W] times their entries of the hidden state, and those entries[B, W].
+    """The numbers of a place in words[R, B, W] times their entries of the hidden state, and times _SMALLEST.
 
-    A code becomes a float32 as in weight_rows.py: as a subnormal, its other bits cleared. The last places are shifted
-    down to where a float32 has its mantissa.
+    A code becomes a float32 as in weight_rows.py: as a subnormal, its other bits cleared. What stands for 0 is
+    subtracted from it, exactly. The last places are shifted down to where a float32 has its mantissa. Entries are
+    finite below 2^31.
     """
     low: tl.constexpr = _MANTISSA_BITS // BITS
     shift: tl.constexpr = 0 if low > PLACE else _WORD_BITS - low * BITS
     bit: tl.constexpr = PLACE * BITS - shift
+    zero: tl.constexpr = 2.0**-149 * (_UNIT << (bit + BITS - 1))
     code = ((words >> shift) & (((_UNIT << BITS) - 1) << bit)).to(tl.float32, bitcast=True)
     entry = tl.load(hidden_ptr + channel + PLACE, mask=channel + PLACE < channels, other=0.0).to(tl.float32)
-    return code * (entry * (_FACTOR_UNIT / (_UNIT << bit)))[None, :, :], entry
+    return (code - zero) * (entry * (_FACTOR_UNIT / (_UNIT << bit)))[None, :, :]
 
 
 @triton.jit
@@ -50,7 +52,6 @@ def _packed_rows(
     HAS_BIAS: tl.constexpr,
 ):
     codes: tl.constexpr = _WORD_BITS // BITS
-    zero: tl.constexpr = _UNIT << (BITS - 1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < outputs
     word = tl.arange(0, WORDS)
@@ -65,12 +66,9 @@ def _packed_rows(
         scale = tl.load(scale_ptr + place, mask=is_block, other=0.0).to(tl.float32)
         channel = (block[:, None] * WORDS + word[None, :]) * codes
         products = tl.zeros([ROWS, BLOCKS, WORDS], tl.float32)
-        entries = tl.zeros([BLOCKS, WORDS], tl.float32)
         for code in tl.static_range(codes):
-            product, entry = _product_of_place(words, hidden_ptr, channel, channels, BITS, code)
-            products += product
-            entries += entry
-        total += (tl.sum(products, 2) / _SMALLEST - zero * tl.sum(entries, 1)[None, :]) * scale
+            products += _product_of_place(words, hidden_ptr, channel, channels, BITS, code)
+        total += tl.sum(products, 2) / _SMALLEST * scale
     product = tl.sum(total, 1)
     if HAS_BIAS:
         product += tl.load(bias_ptr + row, mask=is_row, other=0.0).to(tl.float32)

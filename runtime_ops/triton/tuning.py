@@ -149,7 +149,7 @@ def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     out = x.new_empty(columns // 2 if gated else columns)
     times: dict[Cut, float] = {SAFE_CUT: float("inf")}
     multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    cuts = candidates(projection, multiprocessors, gated=gated, early=early)
+    cuts = list(candidates(projection, multiprocessors, gated=gated, early=early))
     with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
         for cut in cuts:
             compile_one_row(x, measured[0], cut, gated=gated, out=out)

@@ -110,9 +110,10 @@ def stored_tile(
     Of a half they start at ``column`` plus ``half_offset`` for the second. int4 is read as words of eight codes, of
     which there are fewer than 2^31.
     """
-    row = k.to(tl.int64)[None, :] * N + column + tl.arange(0, HALVES)[:, None] * half_offset
+    half = tl.arange(0, HALVES)[:, None]
     if KIND == PLAIN:
         offset = tl.arange(0, BLOCK)
+        row = k.to(tl.int64)[None, :] * N + column + half * half_offset
         address = w_ptr + row[:, :, None] + offset[None, None, :]
         inside = (offset < limit)[None, None, :]
         mask = needed[:, :, None]
@@ -121,10 +122,11 @@ def stored_tile(
         mask = needed[None, :, :, None]
         if KIND == INT8:
             offset = run * RUN + tl.arange(0, RUN)[None, None, None, :]
+            row = k.to(tl.int64)[None, :] * N + column + half * half_offset
             address = w_ptr + row[None, :, :, None] + offset
             inside = offset < limit
         else:
-            begin = column // WORD + tl.arange(0, HALVES)[:, None] * (half_offset // WORD)
+            begin = column // WORD + half * (half_offset // WORD)
             words = tl.multiple_of(k[None, :] * (N // WORD) + begin, [RUN // WORD, RUN // WORD])
             offset = run * (RUN // WORD) + tl.arange(0, RUN // WORD)[None, None, None, :]
             address = w_ptr + words[None, :, :, None] + offset
@@ -139,7 +141,7 @@ def scale_tile(
     scale_ptr, k, needed, column, half_offset, limit, blocks, block_size,
     HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """The scales [BLOCK / RUN, HALVES, GROUP] of the same tile, of fewer than 2^31: RUN columns lie in one block."""
+    """The scales [BLOCK / RUN, HALVES, GROUP, 1] of the same tile, of fewer than 2^31: RUN columns lie in one block."""
     offset = (tl.arange(0, BLOCK // RUN) * RUN)[:, None, None, None]
     start = column + (tl.arange(0, HALVES) * half_offset)[None, :, None, None] + offset
     address = scale_ptr + (k[None, None, :, None] * blocks + start // block_size)
@@ -155,20 +157,21 @@ def code_at(word, BIT: tl.constexpr):
 
 @triton.jit
 def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
-    """sums plus a stored tile times entries of x[HALVES, GROUP], and times scales[runs, HALVES, GROUP].
+    """sums plus a stored tile times entries of x[HALVES, GROUP], and times scales[runs, HALVES, GROUP, 1].
 
     int8 and int4 take the scale times the entry first, a rounding of 2^-24 that each product has once either way.
     An int4 code becomes a float32 by one instruction. All bits but its own are cleared, and so it is the mantissa of a
     number without an exponent, a subnormal, which a GPU multiplies as fast as any other; factors are scaled up in
     return. The 8 that codes are too large by is taken off in the end, times the sum of the factors. Only the last codes
-    of a word have to be shifted down to the mantissa, all at once. Where an entry is infinite, so is no sum: it is NaN.
+    of a word have to be shifted down to the mantissa, all at once. Where an entry times a scale is not below 2^47, sums
+    are NaN.
     """
     if KIND == PLAIN:
         added = (sums[0] + tile.to(tl.float32) * entries[:, :, None],)
     elif KIND == INT8:
-        added = (sums[0] + tile.to(tl.float32) * scales * entries[None, :, :, None],)
+        added = (sums[0] + tile.to(tl.float32) * (scales * entries[None, :, :, None]),)
     else:
-        factor = scales * FACTOR_UNIT * entries[None, :, :, None]
+        factor = scales * entries[None, :, :, None] * FACTOR_UNIT
         low = tile ^ SIGN_BITS
         high = low >> (WORD - LOW_CODES) * CODE_BITS
         added = (sums[0] + factor,)

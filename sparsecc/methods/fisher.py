@@ -13,6 +13,7 @@ from sparsecc.errors import MisfitError
 from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
+from sparsecc.methods.model_budget import beyond_reach
 from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.progress import track
 from sparsecc.projections import Projection
@@ -103,10 +104,7 @@ def thresholded(
             break
         share = max(0.0, min(share + missing, (1 + share) / 2))
     else:
-        raise MisfitError(
-            f"method {method} skips {sparsity - missing:.1%} of this model's projection weights, and sparsity "
-            f"{sparsity:g} is to skip more; give a smaller sparsity or another method"
-        )
+        raise MisfitError(beyond_reach(method, sparsity, sparsity - missing))
     return tuple(
         projection_entry(projection, method, sparsity, skipped[projection.name], thresholds[projection.name])
         for projection in projections

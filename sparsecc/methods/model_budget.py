@@ -21,8 +21,13 @@ def skipped_share(
     total = sum(projection.weight_count for projection in projections)
     available = sum(projection.weight_count for projection in skippable)
     if sparsity * total >= available:
-        raise SparseccError(
-            f"method {method} can skip {available / total:.1%} of this model's projection weights at most, and "
-            f"sparsity {sparsity:g} is to skip more; give a smaller sparsity or another method"
-        )
+        raise SparseccError(beyond_reach(method, sparsity, available / total))
     return sparsity * total / available
+
+
+def beyond_reach(method: str, sparsity: float, share: float) -> str:
+    """What to say where a method skips no more than a share of the model's weights."""
+    return (
+        f"method {method} can skip {share:.1%} of this model's projection weights at most, and sparsity {sparsity:g} "
+        "is to skip more; give a smaller sparsity or another method"
+    )

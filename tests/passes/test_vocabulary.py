@@ -19,15 +19,15 @@ from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import Array, model_of, operators, random_arrays, run, serialized
 
-HEADER = "decoder (int64[b, s] ids) => (float[b, s, 12] logits) {"
+HEADER = "decoder (int64[b, s] input_ids) => (float[b, s, 12] logits) {"
 UP_AND_DOWN = """
   ["up/MatMul"] u = MatMul(e, w_up)
   h = Relu(u)
   ["down/MatMul"] d = MatMul(h, w_down)
   r = Add(e, d)
 """
-TIED = HEADER + ' t = Transpose <perm=[1, 0]> (head) ["embed/Gather"] e = Gather(t, ids)' + UP_AND_DOWN
-UNTIED = HEADER + ' ["embed/Gather"] e = Gather(table, ids)' + UP_AND_DOWN
+TIED = HEADER + ' t = Transpose <perm=[1, 0]> (head) ["embed/Gather"] e = Gather(t, input_ids)' + UP_AND_DOWN
+UNTIED = HEADER + ' ["embed/Gather"] e = Gather(table, input_ids)' + UP_AND_DOWN
 HEAD = ' ["lm_head/MatMul"] logits = MatMul(r, head) }'
 SHAPES = {"head": (64, 12), "w_up": (64, 32), "w_down": (32, 64)}
 
@@ -75,7 +75,7 @@ def test_quantized(decoder: tuple[ir.Model, dict[str, Array], str], bits: int):
     stored["head"] = round_to_nearest(np.ascontiguousarray(arrays["head"].T), bits).dequantized().T
     ids = np.array([[3, 0, 11], [5, 5, 1]])
     expected = logits(ids, {**arrays, **stored})
-    (actual,) = run(model, ids=ids)
+    (actual,) = run(model, input_ids=ids)
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()  # MatMulNBits rounds its input to int8
 
 
@@ -87,7 +87,7 @@ def test_halved(decoder: tuple[ir.Model, dict[str, Array], str]):
     assert not {"head", "table"} & set(model.graph.initializers)
     halves = {name: arrays[name].astype(np.float16) for name in ("table", "head")}
     ids = np.array([[3, 0, 11], [5, 5, 1]])
-    np.testing.assert_allclose(run(model, ids=ids)[0], logits(ids, {**arrays, **halves}), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(run(model, input_ids=ids)[0], logits(ids, {**arrays, **halves}), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
@@ -118,9 +118,19 @@ def test_a_graph_without_vocabulary_stays_as_it_is(model: ir.Model, make: Callab
 
 def test_channels_that_are_no_whole_blocks_stay_float32():
     model = model_of(
-        "decoder (int64[b, s] ids) => (float[b, s, 12] logits) { e = Gather(table, ids) logits = MatMul(e, head) }",
+        HEADER + " e = Gather(table, input_ids) logits = MatMul(e, head) }",
         {"table": (12, 40), "head": (40, 12)},
     )
     before = serialized(model)
     assert not QuantizeVocabularyPass(pack(8), BLOCK_SIZE)(model).modified
     assert serialized(model) == before
+
+
+def test_learned_positions_are_no_embedding():
+    header = "decoder (int64[b, s] position_ids, int64[b, s] input_ids) => (float[b, s, 12] logits) {"
+    looked_up = " p = Gather(positions, position_ids) t = Gather(table, input_ids) e = Add(t, p)"
+    arrays = random_arrays({**SHAPES, "table": (12, 64), "positions": (9, 64)})
+    model = model_of(header + looked_up + UP_AND_DOWN + HEAD, arrays)
+    assert QuantizeVocabularyPass(pack(8), BLOCK_SIZE)(model).modified
+    gathers = [node for node in model.graph if node.op_type == "Gather"]
+    assert [node.inputs[1].name for node in gathers] == ["position_ids"]
