@@ -407,7 +407,7 @@ def test_prompts_that_cannot_be_continued(refused, dense):
 
 def test_more_tokens_than_the_context_holds(refused, dense):
     assert "context" in refused("bench", dense.directory, "--prompt-tokens", "1000", "--new-tokens", "100")
-    assert "give --window 1024 or less" in refused("eval", dense.directory, "--window", "2048")
+    assert "use windows of 1024 or less" in refused("eval", dense.directory, "--window", "2048")
 
 
 def test_the_command_without_its_extras_says_what_to_install(tmp_path):

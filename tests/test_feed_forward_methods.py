@@ -80,7 +80,7 @@ def test_ffn_threshold_meets_the_models_target_in_the_feed_forward_network(block
     for entry in recipe.projections:
         if entry.kind in ("gate", "up", "down"):
             percentile = np.quantile(np.abs(block_states[entry.kind].astype(np.float64)), sparsity / FEED_FORWARD_SHARE)
-            np.testing.assert_allclose(entry.threshold, [percentile], rtol=2e-3)
+            np.testing.assert_allclose(entry.threshold, [percentile], rtol=2e-3, atol=1e-5)  # between few values near 0
         else:
             np.testing.assert_array_equal(entry.threshold, [0])
 
