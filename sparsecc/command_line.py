@@ -21,6 +21,7 @@ from sparsecc.device import Device
 from sparsecc.errors import SparseccError
 from sparsecc.methods import DEFAULT_METHOD, DEFAULT_SPARSITY, METHODS, SEARCHABLE
 from sparsecc.recipe import WEIGHTS
+from sparsecc.session import MOST_THREADS
 from sparsecc.text import DEFAULT_TOKENS, DEFAULT_WINDOW
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ ArtifactsArgument = Annotated[list[Path], typer.Argument(help="Directories that 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The directory to make.", metavar="DIR")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if sparsecc made it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1, max=1024)]
+ThreadsOption = Annotated[int, typer.Option(help="Threads to compute with.", min=1, max=MOST_THREADS)]
 DeviceOption = Annotated[Device, typer.Option(help="A CPU, or a CUDA GPU, which needs Triton.")]
 TokensOption = Annotated[int, typer.Option(help="How many tokens of the text to read.", min=1)]
 

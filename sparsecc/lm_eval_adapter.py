@@ -27,12 +27,12 @@ from sparsecc.errors import SparseccError
 from sparsecc.evaluation import MeasuredModel
 from sparsecc.generation import continue_prompt, load_generator_model
 from sparsecc.progress import track
+from sparsecc.session import MOST_THREADS
 from sparsecc.text import load_tokenizer
 from sparsecc.token_scores import log_softmax
 
 _GIVEN_BY_HARNESS = ("batch_size", "max_batch_size", "device", "trust_remote_code")
 """What the harness gives every model beside --model_args, and what makes no difference here."""
-_MOST_THREADS = 1_024
 _MAX_NEW_TOKENS = 256
 """What a task gets that does not say how much is to be generated, as with the harness's other models."""
 
@@ -182,8 +182,8 @@ def _thread_count(given: object) -> int:
         threads = int(str(given))
     except ValueError:
         threads = 0
-    if not 1 <= threads <= _MOST_THREADS:
-        raise SparseccError(f"threads={given} is no number of threads; give one from 1 to {_MOST_THREADS}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise SparseccError(f"threads={given} is no number of threads; give one from 1 to {MOST_THREADS}")
     return threads
 
 

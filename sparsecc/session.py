@@ -18,6 +18,8 @@ _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 OPS_LIBRARY_NAME = ("" if sys.platform == "win32" else "lib") + "sparsecc_ops" + _SUFFIX
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
+MOST_THREADS = 1_024
+"""That may be asked for."""
 PIECE_TOKENS = 256
 """How many tokens of a prompt are run at once."""
 

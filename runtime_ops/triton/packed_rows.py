@@ -6,12 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
+from sparsecc.runtime_ops.triton.weight_rows import UNIT, code_at
+
 _ROWS = 32
 _BLOCKS_AT_ONCE = 32
 _WARPS = 4
 _WORD_BITS = tl.constexpr(32)
 _MANTISSA_BITS = tl.constexpr(23)
-_UNIT = tl.constexpr(1)
 _FACTOR_UNIT = tl.constexpr(2.0**96)
 """By which hidden states are scaled up, since codes are scaled down."""
 _SMALLEST = tl.constexpr(2.0**-53)
@@ -29,10 +30,10 @@ def _product_of_place(words, hidden_ptr, channel, channels, BITS: tl.constexpr, 
     low: tl.constexpr = _MANTISSA_BITS // BITS
     shift: tl.constexpr = 0 if low > PLACE else _WORD_BITS - low * BITS
     bit: tl.constexpr = PLACE * BITS - shift
-    zero: tl.constexpr = 2.0**-149 * (_UNIT << (bit + BITS - 1))
-    code = ((words >> shift) & (((_UNIT << BITS) - 1) << bit)).to(tl.float32, bitcast=True)
+    zero: tl.constexpr = 2.0**-149 * (UNIT << (bit + BITS - 1))
+    code = code_at(words >> shift, bit, BITS)
     entry = tl.load(hidden_ptr + channel + PLACE, mask=channel + PLACE < channels, other=0.0).to(tl.float32)
-    return (code - zero) * (entry * (_FACTOR_UNIT / (_UNIT << bit)))[None, :, :]
+    return (code - zero) * (entry * (_FACTOR_UNIT / (UNIT << bit)))[None, :, :]
 
 
 @triton.jit

@@ -19,7 +19,6 @@ INT4 = tl.constexpr(2)
 WORD = tl.constexpr(8)
 """int4 codes in 32 bits."""
 CODE_BITS = tl.constexpr(4)
-CODE_MASK = tl.constexpr(15)
 UNIT = tl.constexpr(1)
 LOW_CODES = tl.constexpr(5)
 """Of a word: those that lie within the mantissa of a float32."""
@@ -150,9 +149,9 @@ def scale_tile(
 
 
 @triton.jit
-def code_at(word, BIT: tl.constexpr):
-    """The code that begins at a bit of a word, times 2^(BIT - 149), as float32."""
-    return (word & (CODE_MASK << BIT)).to(tl.float32, bitcast=True)
+def code_at(word, BIT: tl.constexpr, BITS: tl.constexpr):
+    """The code of BITS bits that begins at a bit of a word, times 2^(BIT - 149), as float32."""
+    return (word & (((UNIT << BITS) - 1) << BIT)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -176,9 +175,9 @@ def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
         high = low >> (WORD - LOW_CODES) * CODE_BITS
         added = (sums[0] + factor,)
         for place in tl.static_range(LOW_CODES):
-            added = added + (sums[1 + place] + code_at(low, CODE_BITS * place) * factor,)
+            added = added + (sums[1 + place] + code_at(low, CODE_BITS * place, CODE_BITS) * factor,)
         for place in tl.static_range(WORD - LOW_CODES):
-            code = code_at(high, CODE_BITS * (2 * LOW_CODES - WORD + place))
+            code = code_at(high, CODE_BITS * (2 * LOW_CODES - WORD + place), CODE_BITS)
             added = added + (sums[1 + LOW_CODES + place] + code * factor,)
     return added
 
