@@ -1,16 +1,26 @@
-"""A Triton kernel for one hidden state times a weight of packed rows, as onnxruntime's MatMulNBits stores it."""
+"""A Triton kernel for one hidden state times a weight of packed rows, as onnxruntime's MatMulNBits stores it.
+
+A program goes through many groups of rows. It keeps the hidden state in registers meanwhile, each thread the entries of
+the words that it reads, and has the next group's weights under way while it multiplies.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
 import triton.language as tl
 
+from sparsecc.runtime_ops.triton.dependent_launch import launch_options, starts_early
+from sparsecc.runtime_ops.triton.early_start import wait_for_kernel_ahead
 from sparsecc.runtime_ops.triton.weight_rows import UNIT, code_at
 
-_ROWS = 32
-_BLOCKS_AT_ONCE = 32
-_WARPS = 4
+_ROWS = 8
+_WORDS_OF_THREAD = 4
+_THREADS = 32
+_MOST_WARPS = 16
+_WARPS_OF_MULTIPROCESSOR = 16
 _WORD_BITS = tl.constexpr(32)
 _MANTISSA_BITS = tl.constexpr(23)
 _FACTOR_UNIT = tl.constexpr(2.0**96)
@@ -20,20 +30,42 @@ _SMALLEST = tl.constexpr(2.0**-53)
 
 
 @triton.jit
-def _product_of_place(words, hidden_ptr, channel, channels, BITS: tl.constexpr, PLACE: tl.constexpr):
-    """The numbers of a place in words[R, B, W] times their entries of the hidden state, and times _SMALLEST.
+def _code_of_place(words, BITS: tl.constexpr, PLACE: tl.constexpr):
+    """The numbers of a place in words as float32, times the factor of 2 that :func:`_entries_of_place` divides by.
 
-    A code becomes a float32 as in weight_rows.py: as a subnormal, its other bits cleared. What stands for 0 is
-    subtracted from it, exactly. The last places are shifted down to where a float32 has its mantissa. Entries are
-    finite below 2^31.
+    A code becomes a float32 as in weight_rows.py: as a subnormal, its other bits cleared. The last places are shifted
+    down to where a float32 has its mantissa.
     """
     low: tl.constexpr = _MANTISSA_BITS // BITS
     shift: tl.constexpr = 0 if low > PLACE else _WORD_BITS - low * BITS
-    bit: tl.constexpr = PLACE * BITS - shift
-    zero: tl.constexpr = 2.0**-149 * (UNIT << (bit + BITS - 1))
-    code = code_at(words >> shift, bit, BITS)
-    entry = tl.load(hidden_ptr + channel + PLACE, mask=channel + PLACE < channels, other=0.0).to(tl.float32)
-    return (code - zero) * (entry * (_FACTOR_UNIT / (UNIT << bit)))[None, :, :]
+    return code_at(words >> shift, PLACE * BITS - shift, BITS)
+
+
+@triton.jit
+def _entries_of_place(hidden_ptr, channel, channels, BITS: tl.constexpr, PLACE: tl.constexpr):
+    """The entries of the hidden state that belong to a place in words, finite below 2^31, and the products of what
+    stands for 0 with them."""
+    low: tl.constexpr = _MANTISSA_BITS // BITS
+    bit: tl.constexpr = PLACE * BITS - (0 if low > PLACE else _WORD_BITS - low * BITS)
+    entries = tl.load(hidden_ptr + channel + PLACE, mask=channel + PLACE < channels, other=0.0).to(tl.float32)
+    return entries * (_FACTOR_UNIT / (UNIT << bit)), entries * (_SMALLEST * (UNIT << (BITS - 1)))
+
+
+@triton.jit
+def _stored_rows(
+    packed_ptr, scale_ptr, group, outputs, blocks, ROWS: tl.constexpr, BLOCKS: tl.constexpr, WORDS: tl.constexpr
+):
+    """words[BLOCKS, ROWS, WORDS] and scales[BLOCKS, ROWS] of a group of rows, 0 past the last.
+
+    In this order Triton gives neighbouring blocks to neighbouring threads.
+    """
+    row = group * ROWS + tl.arange(0, ROWS)
+    block = tl.arange(0, BLOCKS)
+    mask = (block < blocks)[:, None] & (row < outputs)[None, :]
+    place = row[None, :].to(tl.int64) * blocks + block[:, None]
+    word = tl.arange(0, WORDS)[None, None, :]
+    words = tl.load(packed_ptr + place[:, :, None] * WORDS + word, mask=mask[:, :, None], other=0)
+    return words, tl.load(scale_ptr + place, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -51,29 +83,36 @@ def _packed_rows(
     WORDS: tl.constexpr,
     BITS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     codes: tl.constexpr = _WORD_BITS // BITS
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    is_row = row < outputs
-    word = tl.arange(0, WORDS)
-    total = tl.zeros([ROWS, BLOCKS], tl.float32)
-    for start in tl.range(0, blocks, BLOCKS):
-        block = start + tl.arange(0, BLOCKS)
-        is_block = is_row[:, None] & (block < blocks)[None, :]
-        place = row[:, None].to(tl.int64) * blocks + block[None, :]
-        words = tl.load(
-            packed_ptr + place[:, :, None] * WORDS + word[None, None, :], mask=is_block[:, :, None], other=0
+    first = tl.program_id(0)
+    words, scales = _stored_rows(packed_ptr, scale_ptr, first, outputs, blocks, ROWS, BLOCKS, WORDS)
+    if EARLY:
+        wait_for_kernel_ahead()
+    channel = (tl.arange(0, BLOCKS)[:, None] * WORDS + tl.arange(0, WORDS)[None, :]) * codes
+    entries = ()
+    middle = tl.zeros([BLOCKS, WORDS], tl.float32)
+    for place in tl.static_range(codes):
+        entry, zero = _entries_of_place(hidden_ptr, channel, channels, BITS, place)
+        entries = entries + (entry,)
+        middle += zero
+    middle = tl.sum(middle, 1)[:, None]
+    for group in tl.range(first, tl.cdiv(outputs, ROWS), tl.num_programs(0)):
+        next_words, next_scales = _stored_rows(
+            packed_ptr, scale_ptr, group + tl.num_programs(0), outputs, blocks, ROWS, BLOCKS, WORDS
         )
-        scale = tl.load(scale_ptr + place, mask=is_block, other=0.0).to(tl.float32)
-        channel = (block[:, None] * WORDS + word[None, :]) * codes
-        products = tl.zeros([ROWS, BLOCKS, WORDS], tl.float32)
-        for code in tl.static_range(codes):
-            products += _product_of_place(words, hidden_ptr, channel, channels, BITS, code)
-        total += tl.sum(products, 2) / _SMALLEST * scale
-    product = tl.sum(total, 1)
-    if HAS_BIAS:
-        product += tl.load(bias_ptr + row, mask=is_row, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row, product.to(out_ptr.dtype.element_ty), mask=is_row)
+        products = tl.zeros([BLOCKS, ROWS, WORDS], tl.float32)
+        for place in tl.static_range(codes):
+            products += _code_of_place(words, BITS, place) * entries[place][:, None, :]
+        by_block = (tl.sum(products, 2) - middle) / _SMALLEST * scales.to(tl.float32)
+        row = group * ROWS + tl.arange(0, ROWS)
+        product = tl.sum(by_block, 0)
+        if HAS_BIAS:
+            product += tl.load(bias_ptr + row, mask=row < outputs, other=0.0).to(tl.float32)
+        tl.store(out_ptr + row, product.to(out_ptr.dtype.element_ty), mask=row < outputs)
+        words = next_words
+        scales = next_scales
 
 
 def packed_rows_product(
@@ -87,7 +126,10 @@ def packed_rows_product(
     outputs, blocks, _ = packed.shape
     words = packed.view(torch.int32)
     out = torch.empty(outputs, dtype=hidden.dtype, device=hidden.device)
-    _packed_rows[(triton.cdiv(outputs, _ROWS),)](
+    blocks_at_once = triton.next_power_of_2(blocks)
+    warps = max(1, min(_MOST_WARPS, blocks_at_once * words.shape[2] // (_WORDS_OF_THREAD * _THREADS)))
+    programs = min(triton.cdiv(outputs, _ROWS), _programs(hidden.device, warps))
+    _packed_rows[(programs,)](
         hidden,
         words,
         scales,
@@ -97,10 +139,21 @@ def packed_rows_product(
         blocks,
         hidden.numel(),
         ROWS=_ROWS,
-        BLOCKS=_BLOCKS_AT_ONCE,
+        BLOCKS=blocks_at_once,
         WORDS=words.shape[2],
         BITS=bits,
         HAS_BIAS=bias is not None,
-        num_warps=_WARPS,
+        EARLY=starts_early(hidden.device),
+        num_warps=warps,
+        **launch_options(hidden.device),
     )
     return out
+
+
+@functools.lru_cache
+def _programs(device: torch.device, warps: int) -> int:
+    """How many programs of that many warps are under way at a time."""
+    if device.type != "cuda":
+        return 2
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return int(multiprocessors * max(1, _WARPS_OF_MULTIPROCESSOR // warps))
