@@ -46,6 +46,49 @@ def _capped(scores, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
+def _cached_tile(
+    cached_key_ptr, cached_value_ptr, start, end, HALF: tl.constexpr, KEYS: tl.constexpr
+):  # fmt: skip
+    """The keys from ``start`` on as two halves [HALF, KEYS] and the values [KEYS, 2 HALF], 0 from ``end`` on."""
+    size: tl.constexpr = 2 * HALF
+    keys = start + tl.arange(0, KEYS)
+    is_cached = keys < end
+    key_at = cached_key_ptr + keys[None, :].to(tl.int64) * size + tl.arange(0, HALF)[:, None]
+    first = tl.load(key_at, mask=is_cached[None, :], other=0.0)
+    second = tl.load(key_at + HALF, mask=is_cached[None, :], other=0.0)
+    value_at = cached_value_ptr + keys[:, None].to(tl.int64) * size + tl.arange(0, size)[None, :]
+    return first, second, tl.load(value_at, mask=is_cached[:, None], other=0.0)
+
+
+@triton.jit
+def _joined(
+    largest_ptr, weight_ptr, partial_ptr, head, live, ROWS: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr
+):
+    """What the ``live`` splits of a head found, as one: [ROWS, SIZE]. All is asked for before any is used."""
+    row, column = tl.arange(0, ROWS), tl.arange(0, SIZE)
+    largest = tl.full([ROWS], float("-inf"), tl.float32)
+    for split in tl.static_range(SPLITS):
+        found = tl.load(
+            largest_ptr + (head * SPLITS + split) * ROWS + row,
+            mask=row * 0 + split < live,
+            other=float("-inf"),
+            cache_modifier=".cg",
+        )
+        largest = tl.maximum(largest, found)
+    weight = tl.zeros([ROWS], tl.float32)
+    total = tl.zeros([ROWS, SIZE], tl.float32)
+    for split in tl.static_range(SPLITS):
+        slot = (head * SPLITS + split) * ROWS + row
+        is_live = row * 0 + split < live
+        found = tl.load(largest_ptr + slot, mask=is_live, other=float("-inf"), cache_modifier=".cg")
+        kept = tl.exp(found - largest)
+        weight += kept * tl.load(weight_ptr + slot, mask=is_live, other=0.0, cache_modifier=".cg")
+        partial_at = partial_ptr + slot[:, None] * SIZE + column[None, :]
+        total += kept[:, None] * tl.load(partial_at, mask=is_live[:, None], other=0.0, cache_modifier=".cg")
+    return total / weight[:, None]
+
+
+@triton.jit
 def _decode_attention(
     query_ptr,
     key_ptr,
@@ -63,6 +106,7 @@ def _decode_attention(
     capacity,
     scale,
     REPEATS: tl.constexpr,
+    HEADS: tl.constexpr,
     ROWS: tl.constexpr,
     HALF: tl.constexpr,
     KEYS: tl.constexpr,
@@ -73,90 +117,85 @@ def _decode_attention(
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    """One split of the positions for one key-value head and its REPEATS query heads, HEADS if rounded up.
+
+    Position, angles and cache were written by kernels that ended before the one ahead began, so they are read before
+    the wait for that. Of SPLITS only as many have work as the positions give tiles.
+    """
     head, split = tl.program_id(0), tl.program_id(1)
     size: tl.constexpr = 2 * HALF
     dtype = cached_key_ptr.dtype.element_ty
-    if EARLY:
-        wait_for_kernel_ahead()
-        let_next_kernel_start()
     position = tl.load(position_ptr).to(tl.int32)
-    row, half, column = tl.arange(0, ROWS), tl.arange(0, HALF), tl.arange(0, size)
-    is_head = row < REPEATS
-    query_at = query_ptr + (head * REPEATS + row[:, None]) * size + half[None, :]
-    query1 = tl.load(query_at, mask=is_head[:, None], other=0.0).to(tl.float32)
-    query2 = tl.load(query_at + HALF, mask=is_head[:, None], other=0.0).to(tl.float32)
-    key1 = tl.load(key_ptr + head * size + half).to(tl.float32)
-    key2 = tl.load(key_ptr + head * size + HALF + half).to(tl.float32)
-    if ROTATES:
-        cosine = tl.load(cosine_ptr + position * HALF + half).to(tl.float32)
-        sine = tl.load(sine_ptr + position * HALF + half).to(tl.float32)
-        query1, query2 = _rotated(query1, query2, cosine[None, :], sine[None, :], dtype)
-        key1, key2 = _rotated(key1, key2, cosine, sine, dtype)
-    query1, query2, key1, key2 = query1.to(dtype), query2.to(dtype), key1.to(dtype), key2.to(dtype)
-    cached_key_ptr += head.to(tl.int64) * capacity * size
-    cached_value_ptr += head.to(tl.int64) * capacity * size
-    largest = tl.full([ROWS], float("-inf"), tl.float32)
-    weight = tl.zeros([ROWS], tl.float32)
-    partial = tl.zeros([ROWS, size], tl.float32)
-    if split == 0:
-        value = tl.load(value_ptr + head * size + column).to(dtype)
-        new_at = position.to(tl.int64) * size
-        tl.store(cached_key_ptr + new_at + half, key1)
-        tl.store(cached_key_ptr + new_at + HALF + half, key2)
-        tl.store(cached_value_ptr + new_at + column, value)
-        products = query1.to(tl.float32) * key1.to(tl.float32)[None, :]
-        products += query2.to(tl.float32) * key2.to(tl.float32)[None, :]
-        largest = _capped(tl.sum(products, 1) * scale, SOFTCAP)
-        weight += 1
-        partial += value.to(tl.float32)[None, :]
     first = 0
     if WINDOW > 0:
         first = tl.maximum(position - WINDOW + 1, 0)
     share = tl.cdiv(tl.cdiv(position - first, SPLITS), KEYS) * KEYS
+    live = tl.maximum(tl.cdiv(position - first, tl.maximum(share, 1)), 1)
     begin = first + split * share
     end = tl.minimum(begin + share, position)
-    for start in tl.range(begin, end, KEYS):
-        keys = start + tl.arange(0, KEYS)
-        is_cached = keys < end
-        key_at = cached_key_ptr + keys[None, :].to(tl.int64) * size + half[:, None]
-        cached1 = tl.load(key_at, mask=is_cached[None, :], other=0.0)
-        cached2 = tl.load(key_at + HALF, mask=is_cached[None, :], other=0.0)
-        value_at = cached_value_ptr + keys[:, None].to(tl.int64) * size + column[None, :]
-        values = tl.load(value_at, mask=is_cached[:, None], other=0.0)
-        scores = tl.dot(query1, cached1, input_precision=PRECISION)
-        scores += tl.dot(query2, cached2, input_precision=PRECISION)
-        scores = tl.where(is_cached[None, :], _capped(scores * scale, SOFTCAP), float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 1))
-        kept = tl.exp(largest - new_largest)
-        weights = tl.exp(scores - new_largest[:, None])
-        weight = weight * kept + tl.sum(weights, 1)
-        partial = partial * kept[:, None] + tl.dot(weights.to(dtype), values, input_precision=PRECISION)
-        largest = new_largest
-    out_at = out_ptr + (head * REPEATS + row[:, None]) * size + column[None, :]
-    if SPLITS == 1:
-        tl.store(out_at, (partial / weight[:, None]).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
-    else:
-        slot = (head * SPLITS + split) * ROWS + row
-        tl.store(largest_ptr + slot, largest)
-        tl.store(weight_ptr + slot, weight)
-        tl.store(partial_ptr + slot[:, None] * size + column[None, :], partial)
-        tl.debug_barrier()
-        ticket = tl.atomic_add(ticket_ptr + head, 1)
-        if ticket == SPLITS - 1:
-            largest = tl.full([ROWS], float("-inf"), tl.float32)
-            for other in tl.static_range(SPLITS):
-                slot = (head * SPLITS + other) * ROWS + row
-                largest = tl.maximum(largest, tl.load(largest_ptr + slot, cache_modifier=".cg"))
-            weight = tl.zeros([ROWS], tl.float32)
-            partial = tl.zeros([ROWS, size], tl.float32)
-            for other in range(SPLITS):
-                slot = (head * SPLITS + other) * ROWS + row
-                kept = tl.exp(tl.load(largest_ptr + slot, cache_modifier=".cg") - largest)
-                weight += kept * tl.load(weight_ptr + slot, cache_modifier=".cg")
-                found_at = partial_ptr + slot[:, None] * size + column[None, :]
-                partial += kept[:, None] * tl.load(found_at, cache_modifier=".cg")
+    row, half, column = tl.arange(0, ROWS), tl.arange(0, HALF), tl.arange(0, size)
+    is_head = row < REPEATS
+    cached_key_ptr += head.to(tl.int64) * capacity * size
+    cached_value_ptr += head.to(tl.int64) * capacity * size
+    if ROTATES:
+        cosine = tl.load(cosine_ptr + position * HALF + half).to(tl.float32)
+        sine = tl.load(sine_ptr + position * HALF + half).to(tl.float32)
+    cached1, cached2, values = _cached_tile(cached_key_ptr, cached_value_ptr, begin, end, HALF, KEYS)
+    if EARLY:
+        wait_for_kernel_ahead()
+        let_next_kernel_start()
+    if split < live:
+        query_at = query_ptr + (head * REPEATS + row[:, None]) * size + half[None, :]
+        query1 = tl.load(query_at, mask=is_head[:, None], other=0.0).to(tl.float32)
+        query2 = tl.load(query_at + HALF, mask=is_head[:, None], other=0.0).to(tl.float32)
+        key1 = tl.load(key_ptr + head * size + half).to(tl.float32)
+        key2 = tl.load(key_ptr + head * size + HALF + half).to(tl.float32)
+        value = tl.load(value_ptr + head * size + column).to(dtype)
+        if ROTATES:
+            query1, query2 = _rotated(query1, query2, cosine[None, :], sine[None, :], dtype)
+            key1, key2 = _rotated(key1, key2, cosine, sine, dtype)
+        query1, query2, key1, key2 = query1.to(dtype), query2.to(dtype), key1.to(dtype), key2.to(dtype)
+        largest = tl.full([ROWS], float("-inf"), tl.float32)
+        weight = tl.zeros([ROWS], tl.float32)
+        partial = tl.zeros([ROWS, size], tl.float32)
+        if split == 0:
+            new_at = position.to(tl.int64) * size
+            tl.store(cached_key_ptr + new_at + half, key1)
+            tl.store(cached_key_ptr + new_at + HALF + half, key2)
+            tl.store(cached_value_ptr + new_at + column, value)
+            products = query1.to(tl.float32) * key1.to(tl.float32)[None, :]
+            products += query2.to(tl.float32) * key2.to(tl.float32)[None, :]
+            largest = _capped(tl.sum(products, 1) * scale, SOFTCAP)
+            weight += 1
+            partial += value.to(tl.float32)[None, :]
+        for start in tl.range(begin, end, KEYS):
+            scores = tl.dot(query1, cached1, input_precision=PRECISION)
+            scores += tl.dot(query2, cached2, input_precision=PRECISION)
+            is_cached = start + tl.arange(0, KEYS) < end
+            scores = tl.where(is_cached[None, :], _capped(scores * scale, SOFTCAP), float("-inf"))
+            new_largest = tl.maximum(largest, tl.max(scores, 1))
+            kept = tl.exp(largest - new_largest)
+            weights = tl.exp(scores - new_largest[:, None])
+            weight = weight * kept + tl.sum(weights, 1)
+            partial = partial * kept[:, None] + tl.dot(weights.to(dtype), values, input_precision=PRECISION)
+            largest = new_largest
+            cached1, cached2, values = _cached_tile(cached_key_ptr, cached_value_ptr, start + KEYS, end, HALF, KEYS)
+        out_at = out_ptr + (head * REPEATS + row[:, None]) * size + column[None, :]
+        if live == 1:
             tl.store(out_at, (partial / weight[:, None]).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
-            tl.store(ticket_ptr + head, 0)
+        else:
+            slot = (head * SPLITS + split) * HEADS + row
+            tl.store(largest_ptr + slot, largest, mask=is_head)
+            tl.store(weight_ptr + slot, weight, mask=is_head)
+            tl.store(partial_ptr + slot[:, None] * size + column[None, :], partial, mask=is_head[:, None])
+            tl.debug_barrier()
+            ticket = tl.atomic_add(ticket_ptr + head, 1)
+            if ticket == live - 1:
+                found = _joined(largest_ptr, weight_ptr, partial_ptr, head, live, HEADS, size, SPLITS)
+                query_head = tl.arange(0, HEADS)[:, None]
+                joined_at = out_ptr + (head * REPEATS + query_head) * size + column[None, :]
+                tl.store(joined_at, found.to(out_ptr.dtype.element_ty), mask=query_head < REPEATS)
+                tl.store(ticket_ptr + head, 0)
 
 
 def is_served(heads: int, kv_heads: int, head_size: int) -> bool:
@@ -187,6 +226,7 @@ def decode_attention(
     _, kv_heads, capacity, head_size = cached_key.shape
     out = torch.empty_like(query)
     splits = min(_MOST_SPLITS, triton.cdiv(capacity, _KEYS_AT_ONCE))
+    repeats = query.numel() // head_size // kv_heads
     workspace = _workspace(query.device, kv_heads, head_size)
     _decode_attention[(kv_heads, splits)](
         query,
@@ -201,7 +241,8 @@ def decode_attention(
         *workspace,
         capacity,
         scale,
-        REPEATS=query.numel() // head_size // kv_heads,
+        REPEATS=repeats,
+        HEADS=triton.next_power_of_2(repeats),
         ROWS=_QUERY_ROWS,
         HALF=head_size // 2,
         KEYS=_KEYS_AT_ONCE,
