@@ -26,7 +26,7 @@ SAFE_CUT = Cut(block=64, splits=8, warps=1, unroll=16, registers=128)
 """Runs any projection where nothing can be measured."""
 SMALL_CUT = Cut(block=64, splits=2, warps=1, unroll=2, registers=128)
 """Takes the interpreter little time."""
-_LAYOUT = 3
+_LAYOUT = 4
 """Of the file and of what it says about; a change makes older files of no use."""
 _EXPECTED_KEPT = 0.5
 _HALF_NORMAL_MEDIAN = 0.6745
@@ -40,6 +40,8 @@ _SPREAD = 0.9
 _PREFETCH = 4 << 20
 _OUTSIDE_CACHE = 256 << 20
 """Bytes of weights that are read before any is read again, more than the L2 cache keeps."""
+_MOST_COPIES = 64
+"""Of weights, so that tuning for small ones takes no minutes; a model has not many more of them."""
 _REPLAYS = 5
 _THREADS = 32
 
@@ -57,16 +59,17 @@ class Form(NamedTuple):
 _PLAIN_FORMS = (
     Form(64, 1, 16, 128, compact=False),
     Form(64, 2, 16, 128, compact=False),
-    Form(128, 2, 8, 80, compact=False),
+    Form(128, 2, 16, 128, compact=False),
     Form(64, 2, 8, 80, compact=True),
+    Form(128, 1, 16, 255, compact=True),
     Form(128, 2, 16, 128, compact=True),
 )
 _QUANTIZED_FORMS = (
     Form(16, 1, 8, 128, compact=True),
-    Form(32, 1, 8, 128, compact=True),
     Form(32, 1, 8, 168, compact=True),
-    Form(32, 2, 8, 128, compact=True),
-    Form(64, 1, 8, 168, compact=True),
+    Form(32, 1, 16, 255, compact=True),
+    Form(32, 2, 4, 128, compact=True),
+    Form(64, 1, 4, 168, compact=True),
     Form(32, 1, 16, 168, compact=False),
 )
 """Of some tens that were measured on an H200 with the matrices of an 8B model, those that were the fastest for one."""
@@ -139,7 +142,7 @@ def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     """The cut with the least median time on random hidden states of which half is kept."""
     early = torch.cuda.get_device_capability(like.device) >= (9, 0)
     channels, columns = projection.weight.shape
-    copies = 1 + _OUTSIDE_CACHE // (projection.weight.row_bytes * channels)
+    copies = min(1 + _OUTSIDE_CACHE // (projection.weight.row_bytes * channels), _MOST_COPIES)
     threshold = torch.full((1,), _HALF_NORMAL_MEDIAN, device=like.device)
     measured = [
         replace(projection, weight=_copy(projection.weight), thresholds=(threshold,) * len(projection.thresholds))
