@@ -15,6 +15,17 @@ def is_kept(x, threshold):
 
 
 @triton.jit
+def entries_of(x_ptr, gain_ptr, inverse, k, inside, NORMED: tl.constexpr):
+    """The entries of channels k as float32; with NORMED times ``inverse`` and their gain, rounded as x is."""
+    x = tl.load(x_ptr + k, mask=inside, other=0.0)
+    entries = x.to(tl.float32)
+    if NORMED:
+        gain = tl.load(gain_ptr + k, mask=inside, other=0.0).to(tl.float32)
+        entries = (entries * inverse * gain).to(x.dtype).to(tl.float32)
+    return entries
+
+
+@triton.jit
 def thresholds_of(threshold_ptr, segment, k, inside, K, PER_CHANNEL: tl.constexpr):
     """The thresholds of channels k in a segment of columns: from [segments, K], or from [segments, 1]."""
     if PER_CHANNEL:
@@ -27,6 +38,8 @@ def thresholds_of(threshold_ptr, segment, k, inside, K, PER_CHANNEL: tl.constexp
 @triton.jit
 def compact(
     x_ptr,
+    gain_ptr,
+    inverse,
     threshold_ptr,
     index_ptr,
     segment,
@@ -36,6 +49,7 @@ def compact(
     SEGMENTS: tl.constexpr,
     SLICE: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
+    NORMED: tl.constexpr,
 ):
     """Write the channels of [first, end) that are kept in any of SEGMENTS segments, ascending; returns their number.
 
@@ -44,7 +58,7 @@ def compact(
     """
     k = first + tl.arange(0, SLICE)
     inside = k < end
-    x = tl.load(x_ptr + k, mask=inside, other=0.0).to(tl.float32)
+    x = entries_of(x_ptr, gain_ptr, inverse, k, inside, NORMED)
     active = is_kept(x, thresholds_of(threshold_ptr, segment, k, inside, K, PER_CHANNEL))
     if SEGMENTS == 2:
         active = active | is_kept(x, thresholds_of(threshold_ptr, segment + 1, k, inside, K, PER_CHANNEL))

@@ -9,6 +9,7 @@ from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.decoder import Decoder
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
+from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
 
 
 def require_gpu() -> torch.device:
@@ -42,6 +43,6 @@ def open_decoder(
         SparseccError: the executor cannot compute a node of the model.
     """
     model = model.clone()
-    FuseGatedLinearPass()(model)
+    ir.passes.Sequential(FuseGatedLinearPass(), FuseNormsPass())(model)
     executor = GraphExecutor(model, device, dtype)
     return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)

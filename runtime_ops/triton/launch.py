@@ -10,7 +10,7 @@ import triton
 
 from sparsecc.runtime_ops.triton.few_rows import few_rows_kernel
 from sparsecc.runtime_ops.triton.one_row import one_row_kernel
-from sparsecc.runtime_ops.triton.projection import Projection
+from sparsecc.runtime_ops.triton.projection import Norm, Projection, Residual
 from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
 from sparsecc.runtime_ops.triton.workspace import workspace
 
@@ -59,10 +59,24 @@ def _slots_at_once(cut: Cut, halves: int) -> int:
     return max(1, min(1 << held.bit_length() - 1, others))
 
 
-def launch_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
-    """out[N], or [N / 2] if gated, of x[K]; both contiguous."""
-    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out)
+def launch_one_row(
+    x: torch.Tensor,
+    projection: Projection,
+    cut: Cut,
+    *,
+    gated: bool,
+    out: torch.Tensor,
+    norm: Norm | None = None,
+    residual: Residual | None = None,
+) -> None:
+    """out[N], or [N / 2] if gated, of x[K]; all contiguous. The residual's squares have :func:`parts_of` entries."""
+    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out, norm=norm, residual=residual)
     one_row_kernel[grid](*arguments, **options)
+
+
+def parts_of(projection: Projection, cut: Cut) -> int:
+    """Into how many tiles of columns the outputs of a projection that is not gated are cut."""
+    return sum(-(-width // cut.block) for width in projection.widths)
 
 
 def compile_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
@@ -72,7 +86,14 @@ def compile_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated:
 
 
 def _one_row_launch(
-    x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor
+    x: torch.Tensor,
+    projection: Projection,
+    cut: Cut,
+    *,
+    gated: bool,
+    out: torch.Tensor,
+    norm: Norm | None = None,
+    residual: Residual | None = None,
 ) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
     """The grid, the arguments, and the constants and options to compile with."""
     channels, columns = projection.weight.shape
@@ -97,6 +118,12 @@ def _one_row_launch(
         out,
         space.indices(slots * cut.splits * slice_length),
         space.slots(slots * (cut.splits - 1) * cut.block * halves),
+        norm.gain if norm else x,
+        norm.squares if norm else thresholds,
+        norm.squares.numel() if norm else 0,
+        norm.epsilon if norm else 0.0,
+        residual.hidden if residual else x,
+        residual.squares if residual else thresholds,
         channels,
         columns,
         weight.blocks,
@@ -122,6 +149,9 @@ def _one_row_launch(
         SHARED=not gated or len(projection.thresholds) == 1,
         BIAS=projection.bias is not None,
         EARLY=cut.early,
+        NORMED=norm is not None,
+        PARTS=triton.next_power_of_2(norm.squares.numel()) if norm else 1,
+        ADDED=residual is not None,
         num_warps=cut.warps,
         **_compiler_options(cut),
     )

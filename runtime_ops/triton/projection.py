@@ -101,6 +101,26 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """The RMS norm of a hidden state x[K] that is taken where x is read: x / sqrt(mean of x² + epsilon) * gain.
+
+    gain is [K] in the type of x. squares is float32 [parts] and adds up to the sum of x², if x is one row.
+    """
+
+    gain: torch.Tensor
+    squares: torch.Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What a projection's outputs [N] are added to, and float32 squares [parts] to fill: the sum of squares of that."""
+
+    hidden: torch.Tensor
+    squares: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Projection:
     """y[..., N] = kept(x)[..., K] @ W + bias, the columns in up to three segments with thresholds of their own.
 

@@ -13,6 +13,13 @@ def kept(x: torch.Tensor, threshold: torch.Tensor, *, dense: bool) -> torch.Tens
     return x if dense else torch.where(x.abs() >= threshold, x, 0)
 
 
+def rms_norm(hidden: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """hidden / sqrt(mean(hidden²) + epsilon) * gain along the last axis (arXiv 1910.07467, equation 4), in float32."""
+    wide = hidden.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return (normed * gain.float()).to(hidden.dtype)
+
+
 def active_rows(values: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The columns of values[M, K] that are non-zero in any row, and their rows of weight[K, N]."""
     indices = (values != 0).any(dim=0).nonzero().squeeze(1)

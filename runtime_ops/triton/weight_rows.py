@@ -10,7 +10,7 @@ Products are exact in float32 for weights of 16 bits or less times a hidden stat
 import triton
 import triton.language as tl
 
-from sparsecc.runtime_ops.triton.compaction import is_kept, thresholds_of
+from sparsecc.runtime_ops.triton.compaction import entries_of, is_kept, thresholds_of
 
 PLAIN = tl.constexpr(0)
 INT8 = tl.constexpr(1)
@@ -33,8 +33,9 @@ SMALLEST = tl.constexpr(2.0**-69)
 
 @triton.jit
 def channels_and_entries(
-    x_ptr, threshold_ptr, index_ptr, segment, first, start, count, K,
+    x_ptr, gain_ptr, inverse, threshold_ptr, index_ptr, segment, first, start, count, K,
     HALVES: tl.constexpr, GROUP: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
     """GROUP channels from the start-th on, and their entries of x by half: [GROUP], [HALVES, GROUP].
 
@@ -44,7 +45,7 @@ def channels_and_entries(
     place = start + tl.arange(0, GROUP)
     live = place < count
     k = tl.load(index_ptr + place, mask=live, other=0) if COMPACT else first + place
-    entries = tl.load(x_ptr + k, mask=live, other=0.0).to(tl.float32)[None, :]
+    entries = entries_of(x_ptr, gain_ptr, inverse, k, live, NORMED)[None, :]
     if HALVES == 2:
         entries = tl.broadcast_to(entries, [HALVES, GROUP])
     if not COMPACT or not SHARED:
@@ -184,18 +185,19 @@ def plus_weighted(sums, tile, entries, scales, KIND: tl.constexpr):
 
 @triton.jit
 def load_batch(
-    x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+    x_ptr, gain_ptr, inverse, threshold_ptr, w_ptr, scale_ptr, index_ptr,
     segment, first, start, count, column, half_offset, limit, K, N, blocks, block_size,
     KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     UNROLL: tl.constexpr, EVEN: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
     """UNROLL groups of channels from the start-th on: stored tiles, entries of x, scales (or entries again)."""
     channels = ()
     entries = ()
     for step in tl.static_range(UNROLL):
         k, entry = channels_and_entries(
-            x_ptr, threshold_ptr, index_ptr, segment, first, start + step * GROUP, count, K,
-            HALVES, GROUP, COMPACT, PER_CHANNEL, SHARED,
+            x_ptr, gain_ptr, inverse, threshold_ptr, index_ptr, segment, first, start + step * GROUP, count, K,
+            HALVES, GROUP, COMPACT, PER_CHANNEL, SHARED, NORMED,
         )  # fmt: skip
         channels = channels + (k,)
         entries = entries + (entry,)
@@ -216,10 +218,11 @@ def load_batch(
 
 @triton.jit
 def add_rows(
-    sums, x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+    sums, x_ptr, gain_ptr, inverse, threshold_ptr, w_ptr, scale_ptr, index_ptr,
     segment, first, count, column, half_offset, limit, K, N, blocks, block_size,
     KIND: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     UNROLL: tl.constexpr, EVEN: tl.constexpr, COMPACT: tl.constexpr, PER_CHANNEL: tl.constexpr, SHARED: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
     """sums plus the weight rows of active channels: of ``count`` that are, or among ``count`` from ``first`` on.
 
@@ -227,9 +230,9 @@ def add_rows(
     """
     for start in tl.range(0, count, GROUP * UNROLL):
         tiles, entries, scales = load_batch(
-            x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr,
+            x_ptr, gain_ptr, inverse, threshold_ptr, w_ptr, scale_ptr, index_ptr,
             segment, first, start, count, column, half_offset, limit, K, N, blocks, block_size,
-            KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, COMPACT, PER_CHANNEL, SHARED,
+            KIND, HALVES, BLOCK, RUN, GROUP, UNROLL, EVEN, COMPACT, PER_CHANNEL, SHARED, NORMED,
         )  # fmt: skip
         for step in tl.static_range(UNROLL):
             sums = plus_weighted(sums, tiles[step], entries[step], scales[step], KIND)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 from dense_decoder import DenseDecoder
-from random_decoder import RandomDecoder
+from random_decoder import EPSILON, RandomDecoder
 
 from sparsecc.runtime_ops.triton.decoding import open_decoder, require_gpu
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.runtime_ops.triton.reference import rms_norm
 from sparsecc.synthetic.shapes import SHAPES
 
 PROMPT_TOKENS = 64
@@ -142,7 +143,7 @@ def achieved_sparsity(graph, executor):
 def hidden_states(graph, executor):
     """Each projection with the hidden states [STEPS, K] that it reads when random tokens follow a random prompt."""
     projections = [node for node in graph.graph if node.op_type.startswith("SparseLinear")]
-    names = list(dict.fromkeys(node.inputs[0].name for node in projections))
+    computed = {node.inputs[0].name: before_norm(node.inputs[0]).name for node in projections}
     device = executor.placement.device
     cache_shape = (1, graph.shape.kv_heads, PROMPT_TOKENS + STEPS, graph.head_size)
     inputs = {
@@ -150,16 +151,27 @@ def hidden_states(graph, executor):
         for name in executor.input_names
         if name.startswith("past")
     }
-    seen = {name: [] for name in names}
+    seen = {name: [] for name in computed.values()}
     with torch.no_grad():
         for length in range(PROMPT_TOKENS, PROMPT_TOKENS + STEPS + 1):
             new_tokens = PROMPT_TOKENS if length == PROMPT_TOKENS else 1
             inputs["input_ids"] = torch.randint(graph.shape.vocabulary, (1, new_tokens), device=device)
             inputs["attention_mask"] = torch.ones(1, length, dtype=torch.int64, device=device)
-            for name, values in executor.run(inputs, names).items():
+            for name, values in executor.run(inputs, list(seen)).items():
                 if new_tokens == 1:
                     seen[name].append(values.flatten())
-    return [(node, torch.stack(seen[node.inputs[0].name])) for node in projections]
+    states = {}
+    for name, read in computed.items():
+        states[name] = torch.stack(seen[read])
+        if read != name:
+            states[name] = rms_norm(states[name], torch.ones_like(states[name][0]), EPSILON)
+    return [(node, states[node.inputs[0].name]) for node in projections]
+
+
+def before_norm(hidden):
+    """The sum that a hidden state is the norm of, if it is: the decoder computes such norms within projections."""
+    norm = hidden.producer()
+    return norm.outputs[3] if norm.op_type == "SkipSimplifiedLayerNormalization" else hidden
 
 
 def summary(milliseconds, dense_milliseconds):

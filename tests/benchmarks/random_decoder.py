@@ -9,6 +9,7 @@ import torch
 
 from sparsecc.operators import DOMAIN
 
+EPSILON = 1e-5
 CONTEXT = 4096
 BLOCK = 32
 CODE_DEVIATION = 4.32
@@ -40,7 +41,7 @@ class RandomDecoder:
             for name, function in (("cos", np.cos), ("sin", np.sin))
         ]
         hidden = self.embedding(ids, vocabulary, hidden_size)
-        normed = self.node("SimplifiedLayerNormalization", [hidden, self.ones("norm")], epsilon=1e-5, axis=-1)
+        normed = self.node("SimplifiedLayerNormalization", [hidden, self.ones("norm")], epsilon=EPSILON, axis=-1)
         for layer in range(layers):
             attended = self.attention(layer, normed, last, total, rotary)
             normed, hidden = self.add_and_norm(hidden, attended, f"layers.{layer}.post_attention")
@@ -110,7 +111,7 @@ class RandomDecoder:
             [hidden, added, self.ones(f"{name}.norm")],
             4,
             domain="com.microsoft",
-            epsilon=1e-5,
+            epsilon=EPSILON,
         )
         return normed, total
 

@@ -17,13 +17,21 @@ from torch.nn import functional
 
 from sparsecc.runtime_ops.triton import reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
-from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row
+from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row, parts_of
 from sparsecc.runtime_ops.triton.operators import OPERATORS
 from sparsecc.runtime_ops.triton.operators.operator import Placement
 from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
-from sparsecc.runtime_ops.triton.projection import BlockedWeight, LowRank, PlainWeight, Projection, Weight
+from sparsecc.runtime_ops.triton.projection import (
+    BlockedWeight,
+    LowRank,
+    Norm,
+    PlainWeight,
+    Projection,
+    Residual,
+    Weight,
+)
 from sparsecc.runtime_ops.triton.row_norm import row_norm
-from sparsecc.runtime_ops.triton.sparse_linear import gated_linear, sparse_linear
+from sparsecc.runtime_ops.triton.sparse_linear import added_linear, gated_linear, sparse_linear
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CHANNELS, COLUMNS = 38, 104
@@ -147,6 +155,38 @@ def test_every_cut_gives_the_same_every_time() -> None:
             outs.append(out)
         assert torch.equal(*outs)
         assert_close(outs[0], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", ["bfloat16", "int4"])
+def test_adds_to_a_residual_and_norms_the_sum(kind: str, rows: int) -> None:
+    torch.manual_seed(0)
+    x, residual, gain = torch.randn(rows, CHANNELS), torch.randn(rows, COLUMNS), torch.rand(COLUMNS)
+    first = Projection(weight_of(kind), thresholds(COLUMNS), (COLUMNS,), torch.randn(COLUMNS))
+    total, squares = added_linear(x, first, residual)
+    expected = residual.double() + reference.project(x, first, torch.float64)
+    assert_close(total, expected)
+    second = Projection(weight_of(kind, 32, COLUMNS, 96), (torch.tensor([0.3]),), (96,))
+    normed = reference.rms_norm(total, gain, 1e-5)
+    norm = Norm(gain, squares, 1e-5)
+    assert_close(sparse_linear(total, second, norm), reference.project(normed, second, torch.float64))
+    assert_close(gated_linear(total, second, norm), reference.gated_project(normed, second, torch.float64))
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_norms_and_adds_in_one_launch(compact: bool) -> None:
+    """Squares of tiles, some of them partial, and of slices that are read in different orders."""
+    torch.manual_seed(0)
+    x, gain = torch.randn(CHANNELS), torch.rand(CHANNELS)
+    projection = Projection(weight_of("float16"), thresholds(COLUMNS), (COLUMNS,))
+    cut = Cut(32, 3, 1, 2, 64, compact=compact)
+    out, squares = torch.full((COLUMNS,), float("nan")), torch.full((parts_of(projection, cut),), float("nan"))
+    residual = Residual(torch.randn(COLUMNS), squares)
+    norm = Norm(gain, x.square().reshape(2, -1).sum(1), 1e-5)
+    launch_one_row(x, projection, cut, gated=False, out=out, norm=norm, residual=residual)
+    normed = reference.rms_norm(x, gain, 1e-5)
+    assert_close(out, residual.hidden.double() + reference.project(normed, projection, torch.float64))
+    assert_close(squares.sum(), out.double().square().sum())
 
 
 @pytest.mark.parametrize("columns", [1, 96, 100])

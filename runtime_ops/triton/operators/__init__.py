@@ -13,6 +13,7 @@ from sparsecc.runtime_ops.triton.operators import (
     reductions,
     shapes,
     sparse,
+    sparse_linear,
 )
 from sparsecc.runtime_ops.triton.operators.operator import Operator
 
@@ -25,4 +26,5 @@ OPERATORS: Mapping[tuple[str, str], Operator] = {
     **reductions.OPERATORS,
     **shapes.OPERATORS,
     **sparse.OPERATORS,
+    **sparse_linear.OPERATORS,
 }

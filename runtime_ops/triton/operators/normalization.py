@@ -7,13 +7,7 @@ import torch
 from torch.nn import functional
 
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, is_for_triton, require
-
-
-def rms_norm(hidden: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """hidden / sqrt(mean(hidden²) + epsilon) * scale along the last axis (arXiv 1910.07467, equation 4)."""
-    wide = hidden.float()
-    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return (normed * scale.float()).to(hidden.dtype)
+from sparsecc.runtime_ops.triton.reference import rms_norm
 
 
 def _layer_norm(hidden: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:

@@ -1,0 +1,78 @@
+"""The residual sum and the norm between sparse projections, as the executor puts them into these."""
+
+import pytest
+import torch
+
+from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
+from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
+
+from ..graphs import model_of
+
+LAYER = """
+layer (float[1, s, 8] x, float[1, s, 8] residual) => (float[1, s, 8] y, float[1, s, 8] total, float[1, s, 4] q) {{
+  ["o"] attended = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (x, t, w_o)
+  ["norm"] normed, mean, inverse, total = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.01> ({summands}, gain)
+  ["q"] q = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (normed, t, w_q, b_q)
+  ["gate_up"] gate_up = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (normed, t, w_gate_up)
+  gate, up = Split <axis = -1> (gate_up, widths)
+  sigmoid = Sigmoid (gate)
+  silu = Mul (gate, sigmoid)
+  gated = Mul (silu, up)
+  {rest}
+  ["down"] y = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (gated, t, w_down)
+}}
+"""  # noqa: E501
+WEIGHTS = {"w_o": (8, 8), "w_q": (8, 4), "b_q": (4,), "gain": (8,), "w_gate_up": (8, 32), "w_down": (16, 8)}
+
+
+def layer(summands="residual, attended", rest=""):
+    constants = {"t": torch.tensor([0.3]).numpy(), "widths": torch.tensor([16, 16]).numpy()}
+    return model_of(LAYER.format(summands=summands, rest=rest), {**WEIGHTS, **constants})
+
+
+def fused(model):
+    FuseGatedLinearPass()(model)
+    return FuseNormsPass()(model)
+
+
+@pytest.mark.parametrize("summands", ["residual, attended", "attended, residual"])
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_the_norm_is_taken_by_those_who_read_it(summands, rows):
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(1, rows, 8), "residual": torch.randn(1, rows, 8)}
+    outputs = ["y", "total", "q"]
+    expected = GraphExecutor(layer(summands)).run(inputs, outputs)
+    result = fused(layer(summands))
+    assert result.modified
+    assert [node.op_type for node in result.model.graph] == [
+        "AddedSparseLinear",
+        "NormedSparseLinear",
+        "NormedGatedSparseLinear",
+        "SparseLinear",
+    ]
+    for name, values in GraphExecutor(result.model).run(inputs, outputs).items():
+        torch.testing.assert_close(values, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("summands", "rest"),
+    [
+        ("residual, x", ""),
+        ("residual, attended", "other = Neg (normed)"),
+        ("residual, attended", "other = Neg (attended)"),
+        ("residual, attended", "other = Neg (inverse)"),
+        ("residual, attended", "other = ai.sparsecc.SparseLinear (x, t, normed)"),
+    ],
+    ids=["nothing to add to", "norm read elsewhere", "product read elsewhere", "deviation read", "norm as weights"],
+)
+def test_a_norm_that_others_need_stays(summands, rest):
+    model = layer(summands, rest)
+    assert not fused(model).modified
+    assert any(node.name == "norm" for node in model.graph)
+
+
+def test_a_second_call_does_nothing():
+    model = layer()
+    assert fused(model).modified
+    assert not FuseNormsPass()(model).modified
