@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import os
@@ -30,14 +29,12 @@ _LAYOUT = 4
 """Of the file and of what it says about; a change makes older files of no use."""
 _EXPECTED_KEPT = 0.5
 _HALF_NORMAL_MEDIAN = 0.6745
-_WAVES = (1, 2)
-"""How often the programs of a launch fill the GPU."""
 _REGISTERS = 65536
 """Of a multiprocessor."""
 _MOST_SPLITS = 64
 _SPREAD = 0.9
 """Of what is read at once, the active channels that a slice has on average, so that few slices have more."""
-_PREFETCH = 4 << 20
+_PREFETCH = 2 << 20
 _OUTSIDE_CACHE = 256 << 20
 """Bytes of weights that are read before any is read again, more than the L2 cache keeps."""
 _MOST_COPIES = 64
@@ -47,9 +44,10 @@ _THREADS = 32
 
 
 class Form(NamedTuple):
-    """A program: its columns for weights of 16 bits, and the rest as in Cut."""
+    """A program: its columns for weights of 16 bits, how often such programs fill the GPU, and the rest as in Cut."""
 
     width: int
+    waves: float
     warps: int
     unroll: int
     registers: int
@@ -57,41 +55,51 @@ class Form(NamedTuple):
 
 
 _PLAIN_FORMS = (
-    Form(64, 1, 16, 128, compact=False),
-    Form(64, 2, 16, 128, compact=False),
-    Form(128, 2, 16, 128, compact=False),
-    Form(64, 2, 8, 80, compact=True),
-    Form(128, 1, 16, 255, compact=True),
-    Form(128, 2, 16, 128, compact=True),
+    Form(64, 1, 1, 16, 128, compact=False),
+    Form(64, 2, 1, 16, 128, compact=False),
+    Form(64, 1, 2, 16, 128, compact=False),
+    Form(128, 1, 2, 16, 128, compact=False),
+    Form(128, 1, 2, 8, 80, compact=False),
+    Form(128, 2, 2, 8, 80, compact=False),
+    Form(64, 1, 2, 8, 80, compact=True),
+    Form(64, 2, 2, 8, 80, compact=True),
+    Form(128, 1, 2, 16, 128, compact=True),
+    Form(128, 2, 2, 16, 128, compact=True),
+    Form(128, 3.6, 1, 16, 255, compact=True),
 )
 _QUANTIZED_FORMS = (
-    Form(16, 1, 8, 128, compact=True),
-    Form(32, 1, 8, 168, compact=True),
-    Form(32, 1, 16, 255, compact=True),
-    Form(32, 2, 4, 128, compact=True),
-    Form(64, 1, 4, 168, compact=True),
-    Form(32, 1, 16, 168, compact=False),
+    Form(16, 1, 1, 8, 128, compact=True),
+    Form(16, 2, 1, 8, 128, compact=True),
+    Form(32, 1, 1, 8, 168, compact=True),
+    Form(32, 2, 1, 8, 168, compact=True),
+    Form(32, 1, 1, 16, 255, compact=True),
+    Form(32, 1, 2, 4, 128, compact=True),
+    Form(32, 1, 2, 8, 128, compact=True),
+    Form(64, 1, 1, 4, 168, compact=True),
+    Form(64, 1, 1, 8, 168, compact=True),
+    Form(32, 1, 1, 16, 168, compact=False),
 )
-"""Of some tens that were measured on an H200 with the matrices of an 8B model, those that were the fastest for one."""
+"""Of some hundreds that were measured on an H200 with the matrices of an 8B model, those that were the fastest for one,
+or nearly so and more even."""
 
 
 def candidates(projection: Projection, multiprocessors: int, *, gated: bool, early: bool) -> Iterable[Cut]:
-    """Cuts whose programs fill the GPU a whole number of times, if no slice gets shorter than what is read at once."""
+    """Cuts whose programs fill the GPU as often as a form says, if no slice gets shorter than what is read at once."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
     bits = stored(projection.weight, projection.widths).bits
     vector = VECTOR_BYTES * 8 // bits
 
-    def cut(form: Form, waves: int) -> Cut:
+    def cut(form: Form) -> Cut:
         width = form.width * vector // 8
         resident = multiprocessors * (_REGISTERS // (form.registers * _THREADS)) // form.warps
         at_once = form.warps * _THREADS * vector // width * form.unroll
         slices = channels * _EXPECTED_KEPT / (at_once * _SPREAD) if form.compact else channels / at_once
-        splits = max(1, min(round(waves * resident * width / columns), _MOST_SPLITS, math.ceil(slices)))
-        return Cut(width // halves, splits, *form[1:], early=early, prefetch=_PREFETCH if early else 0)
+        splits = max(1, min(round(form.waves * resident * width / columns), _MOST_SPLITS, math.ceil(slices)))
+        return Cut(width // halves, splits, *form[2:], early=early, prefetch=_PREFETCH if early else 0)
 
     forms = _PLAIN_FORMS if bits >= 16 else _QUANTIZED_FORMS
-    return dict.fromkeys(itertools.starmap(cut, itertools.product(forms, _WAVES)))
+    return dict.fromkeys(map(cut, forms))
 
 
 def cut_for(projection: Projection, x: torch.Tensor, *, gated: bool) -> Cut:
