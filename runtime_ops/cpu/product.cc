@@ -13,10 +13,13 @@ namespace {
 // Up to here, each row of values reads the weights anew, from the cache. Above, unpacking them once for all is faster.
 constexpr size_t FewRows(WeightType type) { return BitsPerWeight(type) >= 16 ? 2 : 6; }
 
-// Columns added at once: 1 KiB of quantized weights in a run. The outputs of floats take half of a 32 KiB first-level
-// cache, but for several rows of values a group's weights should stay in the cache too.
-constexpr size_t StripeColumns(WeightType type, size_t rows) {
-  return type == kInt4 ? 2048 : type == kInt8 || rows > 1 ? 1024 : 4096;
+// For several rows of values, a group's quantized weights should stay in the cache from one to the next.
+constexpr size_t kSharedStripeBytes = 1024;
+
+// Columns added at once. The outputs of floats take half of a 32 KiB first-level cache.
+size_t StripeColumns(const Kernels& kernels, WeightType type, size_t rows) {
+  if (BitsPerWeight(type) >= 16) return rows > 1 ? 1024 : 4096;
+  return (rows > 1 ? kSharedStripeBytes : kernels.stripe_bytes) * 8 / BitsPerWeight(type);
 }
 
 // The weights of a row that a task reads in one run at least, where it can: shorter runs are read more slowly.
@@ -44,7 +47,7 @@ Range Part(size_t count, size_t step, size_t parts, size_t index) {
 // Whether rows can be entered at any stripe's first column: where it begins a byte and a block.
 bool IsRegular(const Weights& weights) {
   const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && weights.block % 2 == 0);
-  return is_whole_bytes && StripeColumns(weights.type, 1) % weights.block == 0;
+  return is_whole_bytes && kSharedStripeBytes * 8 / BitsPerWeight(weights.type) % weights.block == 0;
 }
 
 void Initialize(const Product& product, Range columns, float* out) {
@@ -79,7 +82,7 @@ RowGroup Group(const Product& product, Range active) {
 // Adds the product of some active channels, in some columns, to out[rows, columns].
 void AddActive(const Kernels& kernels, const Product& product, Range active, Range columns, float* out) {
   const Weights& weights = product.weights;
-  const size_t width = StripeColumns(weights.type, product.rows);
+  const size_t width = StripeColumns(kernels, weights.type, product.rows);
   for (size_t first = active.begin; first < active.end; first += kMaxGroup) {
     RowGroup group = Group(product, {first, active.end});
     for (size_t begin = columns.begin; begin < columns.end; begin += width) {

@@ -54,7 +54,9 @@ struct Matrices {
 
 // As the product passes rows on: groups of kMaxGroup, in stripes.
 void AddRowsOf(const Kernels& kernels, const Weights& weights, const std::vector<size_t>& active, float* out) {
-  const size_t width = std::min(weights.columns, BitsPerWeight(weights.type) < 16 ? kMaxStripe : 4096);
+  const size_t width =
+      std::min(weights.columns,
+               BitsPerWeight(weights.type) < 16 ? kernels.stripe_bytes * 8 / BitsPerWeight(weights.type) : 4096);
   for (size_t first = 0; first < active.size(); first += kMaxGroup) {
     RowGroup group = {};
     group.count = std::min(kMaxGroup, active.size() - first);

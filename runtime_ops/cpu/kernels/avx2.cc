@@ -16,12 +16,12 @@ template <WeightType kType, typename Pack, auto kAddGroup>
 void AddQuantized(const RowGroup& group, Stripe stripe, size_t whole, float* out) {
   const size_t first_block = stripe.begin / group.block;
   constexpr size_t kBits = BitsPerWeight(kType);
-  Prefetcher prefetcher(group, stripe.begin * kBits / 8, whole * kBits / 8, first_block);
+  const RowsAhead<Pack::kRowsAhead> ahead(group.rows + kRowsAhead, stripe.begin * kBits / 8);
   Multipliers multipliers;
-  if (whole == 0 || !Fill<Pack>(group, first_block, whole / group.block, &prefetcher, &multipliers)) {
+  if (whole == 0 || !Fill<Pack>(group, first_block, whole / group.block, ahead, &multipliers)) {
     return AddRowsPortable(kType, group, stripe, out);
   }
-  kAddGroup(group, multipliers, {stripe.begin, stripe.begin + whole}, prefetcher, out);
+  kAddGroup(group, multipliers, {stripe.begin, stripe.begin + whole}, out);
   if (stripe.begin + whole < stripe.end) AddRowsPortable(kType, group, {stripe.begin + whole, stripe.end}, out);
 }
 
@@ -53,6 +53,7 @@ void DotAvx2(WeightType type, const DotValues& values, const DotGroup& group, fl
 }
 
 const Kernels kAvx2Kernels = {
+    4096,
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddInt8, AddInt4},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,

@@ -54,11 +54,13 @@ inline __attribute__((always_inline)) void AddVector(const uint8_t* const* rows,
 // lies within one, of kBlock columns or of any multiple of 64 if kBlock is 0.
 template <bool kIsFirst, size_t kBlock, size_t kAhead>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
-                                       Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int16_t* sums) {
+                                       Stripe stripe, size_t block, const RowsAhead<kAhead>& ahead, ScalesAhead* scales,
+                                       int16_t* sums) {
   const uint8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
   const auto prefetch = [&](size_t byte) __attribute__((always_inline)) {
-    for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + byte, _MM_HINT_T0);
+    ahead.Prefetch(byte);
+    if (byte % (4 * (kBlock == 0 ? block : kBlock)) == 0) scales->PrefetchLine();
   };
   const size_t bytes = (stripe.end - stripe.begin) / 2;
   size_t byte = 0;
@@ -99,10 +101,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 // out += unit * (sums - 8 * sum of m), in the order of columns.
 template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
-                                      Prefetcher* prefetcher, float* out) {
-  size_t next_row = 0;
+                                      const RowsAhead<4>& ahead, float* out) {
   for (size_t c = 0; c < columns; c += kVectorColumns) {
-    if (c >= next_row) prefetcher->WholeRow(), next_row += (columns + 3) / 4;
+    if (c % 128 == 0) ahead.Prefetch(c / 2);
     const size_t first = BlockOf<kBlock>(c, block), second = kBlock == 32 ? first + 1 : first;
     const __m256 units[2] = {_mm256_broadcast_ss(multipliers.units + first),
                              _mm256_broadcast_ss(multipliers.units + second)};
@@ -129,23 +130,22 @@ __attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& mu
 }
 
 template <size_t kBlock>
-void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
   alignas(32) int16_t sums[kMaxStripe];
-  const char *two[2], *three[3];
-  prefetcher.Scales<kRowsAtOnce>();
-  prefetcher.Take(three);
-  AddRows<true, kBlock>(group.rows, multipliers.pairs, stripe, group.block, three, sums);
+  const size_t columns = stripe.end - stripe.begin, first_byte = stripe.begin / 2;
+  const void* const* next = group.rows + kRowsAhead + Pack8::kRowsAhead;
+  ScalesAhead scales(group, stripe.begin / group.block, columns / group.block);
+  const auto add = [&](size_t i, auto is_first, auto ahead) {
+    constexpr size_t kAhead = decltype(ahead)::value;
+    AddRows<decltype(is_first)::value, kBlock, kAhead>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block,
+                                                       {next, first_byte}, &scales, sums);
+    next += kAhead;
+  };
+  add(0, Constant<true>(), Constant<3>());
   for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
-    prefetcher.Scales<kRowsAtOnce>();
-    if (i / kRowsAtOnce % 2 == 0) {
-      prefetcher.Take(three);
-      AddRows<false, kBlock>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, three, sums);
-    } else {
-      prefetcher.Take(two);
-      AddRows<false, kBlock>(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, two, sums);
-    }
+    i / kRowsAtOnce % 2 == 0 ? add(i, Constant<false>(), Constant<3>()) : add(i, Constant<false>(), Constant<2>());
   }
-  Finish<kBlock>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
+  Finish<kBlock>(sums, multipliers, columns, group.block, {next, first_byte}, out + stripe.begin);
 }
 
 }  // namespace int4

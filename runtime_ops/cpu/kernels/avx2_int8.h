@@ -34,14 +34,16 @@ inline __attribute__((always_inline)) void AddVector(const int8_t* const* rows, 
 }
 
 // Adds 4 rows to a stripe, and prefetches the same stripe of others.
-template <bool kIsFirst, size_t kBlock, size_t kAhead>
+template <bool kIsFirst, size_t kBlock>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
-                                       Stripe stripe, size_t block, const char* const (&ahead)[kAhead], int32_t* sums) {
+                                       Stripe stripe, size_t block, const RowsAhead<3>& ahead, ScalesAhead* scales,
+                                       int32_t* sums) {
   const int8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
   const size_t columns = stripe.end - stripe.begin;
   const auto prefetch = [&](size_t c) __attribute__((always_inline)) {
-    for (size_t i = 0; i < kAhead; ++i) _mm_prefetch(ahead[i] + c, _MM_HINT_T0);
+    ahead.Prefetch(c);
+    if (c % (8 * (kBlock == 0 ? block : kBlock)) == 0) scales->PrefetchLine();
   };
   const auto add = [&](size_t c) __attribute__((always_inline)) {
     const size_t b = BlockOf<kBlock>(c, block);
@@ -58,10 +60,9 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 // out += unit * sums, in the order of columns.
 template <size_t kBlock>
 __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns, size_t block,
-                                      Prefetcher* prefetcher, float* out) {
-  size_t next_row = 0;
+                                      const RowsAhead<4>& ahead, float* out) {
   for (size_t c = 0; c < columns; c += 16) {
-    if (c >= next_row) prefetcher->WholeRow(), next_row += (columns + 3) / 4;
+    if (c % 64 == 0) ahead.Prefetch(c);
     const __m256 unit = _mm256_set1_ps(multipliers.units[BlockOf<kBlock>(c, block)]);
     const auto* from = reinterpret_cast<const __m256i*>(sums + c);
     const __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
@@ -73,16 +74,16 @@ __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& mu
 }
 
 template <size_t kBlock>
-void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, Prefetcher prefetcher, float* out) {
+void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
   alignas(32) int32_t sums[kMaxStripe];
-  const char* ahead[3];
-  for (size_t i = 0; i < group.count; i += kRowsAtOnce) {
-    prefetcher.Scales<kRowsAtOnce>();
-    prefetcher.Take(ahead);
-    const auto add = i == 0 ? AddRows<true, kBlock, 3> : AddRows<false, kBlock, 3>;
-    add(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, ahead, sums);
+  const size_t columns = stripe.end - stripe.begin, first_byte = stripe.begin;
+  const void* const* next = group.rows + kRowsAhead + Pack16::kRowsAhead;
+  ScalesAhead scales(group, stripe.begin / group.block, columns / group.block);
+  for (size_t i = 0; i < group.count; i += kRowsAtOnce, next += 3) {
+    const auto add = i == 0 ? AddRows<true, kBlock> : AddRows<false, kBlock>;
+    add(group.rows + i, multipliers.pairs + i / 2, stripe, group.block, {next, first_byte}, &scales, sums);
   }
-  Finish<kBlock>(sums, multipliers, stripe.end - stripe.begin, group.block, &prefetcher, out + stripe.begin);
+  Finish<kBlock>(sums, multipliers, columns, group.block, {next, first_byte}, out + stripe.begin);
 }
 
 }  // namespace int8

@@ -38,6 +38,7 @@ inline size_t BlockOf(size_t column, size_t block) {
 // 16 bits for each multiplier: the pair is (m[even], m[odd]) in the halves of 32 bits, block after block.
 struct Pack16 {
   static constexpr float kLargest = 32767.0f;
+  static constexpr size_t kColumnsPerByte = 1;
   static constexpr size_t kRowsAhead = 4;  // prefetched while a stripe's blocks are filled
   static __m256i Pair(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA); }
 };
@@ -46,6 +47,7 @@ struct Pack16 {
 // and the upper half those at odd places, so that one shuffle within halves gives the pair of two neighbouring blocks.
 struct Pack8 {
   static constexpr float kLargest = 127.0f;
+  static constexpr size_t kColumnsPerByte = 2;
   static constexpr size_t kRowsAhead = 8;
   static __m256i Pair(__m256i even, __m256i odd) {
     const __m256i words = _mm256_packs_epi32(even, odd);
@@ -63,40 +65,44 @@ struct Pack8EvenOdd : Pack8 {
   }
 };
 
-// Prefetches weight rows and scales at an even pace. A core has few misses in flight at a time, so memory is kept busy
-// only if they are started all along, while multipliers are filled and sums are finished too, and never in bursts.
-class Prefetcher {
+// A core has few misses in flight at a time, so memory is kept busy only if they are started all along and at an even
+// pace, while multipliers are filled and sums are finished too. Rows that are prefetched together are so a line of each
+// at a time: then the processor's own prefetcher follows them all. Of rows one after the other it learns each anew.
+template <size_t kCount>
+class RowsAhead {
  public:
-  // The first kRowsAhead rows of the stripe have been prefetched before.
-  Prefetcher(const RowGroup& group, size_t first_byte, size_t bytes, size_t first_block)
-      : row_(group.rows + kRowsAhead),
-        scales_(group.scales + kMaxGroup),
-        offset_(first_byte),
-        bytes_(bytes),
-        first_block_(first_block) {}
-
-  void WholeRow() {
-    const char* row = static_cast<const char*>(*row_++) + offset_;
-    for (size_t byte = 0; byte < bytes_; byte += 64) _mm_prefetch(row + byte, _MM_HINT_T0);
+  RowsAhead(const void* const* rows, size_t first_byte) {
+    for (size_t i = 0; i < kCount; ++i) rows_[i] = static_cast<const char*>(rows[i]) + first_byte;
   }
 
-  // The next rows, for the caller to prefetch line by line.
-  template <size_t kCount>
-  void Take(const char* (&rows)[kCount]) {
-    for (size_t i = 0; i < kCount; ++i) rows[i] = static_cast<const char*>(*row_++) + offset_;
+  void Prefetch(size_t byte) const {
+    for (size_t i = 0; i < kCount; ++i) PrefetchLine(i, byte);
   }
+  void PrefetchLine(size_t row, size_t byte) const { _mm_prefetch(rows_[row] + byte, _MM_HINT_T0); }
 
-  template <size_t kCount>
-  void Scales() {
-    for (size_t i = 0; i < kCount; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(*scales_++ + first_block_), _MM_HINT_T0);
+ private:
+  const char* rows_[kCount];
+};
+
+// The lines of the next group's scales, row after row.
+class ScalesAhead {
+ public:
+  ScalesAhead(const RowGroup& group, size_t first_block, size_t blocks)
+      : next_(group.scales + kMaxGroup), first_block_(first_block), bytes_(blocks * sizeof(uint16_t)) {}
+
+  void PrefetchLine() {
+    if (line_ >= end_) {
+      line_ = reinterpret_cast<const char*>(*next_++ + first_block_);
+      end_ = line_ + bytes_;
     }
+    _mm_prefetch(line_, _MM_HINT_T0);
+    line_ += 64;
   }
 
  private:
-  const void* const* row_;
-  const uint16_t* const* scales_;
-  size_t offset_, bytes_, first_block_;
+  const char *line_ = nullptr, *end_ = nullptr;
+  const uint16_t* const* next_;
+  size_t first_block_, bytes_;
 };
 
 // The largest |value|; NaN or infinite where a value is.
@@ -136,6 +142,7 @@ inline __m256i LoadScales(const uint16_t* scales) {
 template <typename Pack, size_t kEights>
 inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* scales, size_t offset,
                                                       const RowGroup& group, float largest_value, size_t b,
+                                                      const RowsAhead<Pack::kRowsAhead>& ahead,
                                                       Multipliers* multipliers) {
   __m256i largest = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -156,11 +163,17 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(scale, value), unit_inverse));
   };
   __m256i sums[kEights] = {};
+  const size_t lines_per_pair = kEights * group.block / 32;
+  size_t line_row = 0, byte = b * group.block / Pack::kColumnsPerByte;
 #pragma GCC unroll 2
   for (size_t pair = 0; pair < kPairs; ++pair) {
     const uint16_t *even_scales = scales[2 * pair] + offset, *odd_scales = scales[2 * pair + 1] + offset;
     const __m256 even_value = _mm256_broadcast_ss(group.values + 2 * pair);
     const __m256 odd_value = _mm256_broadcast_ss(group.values + 2 * pair + 1);
+    for (size_t line = 0; line < lines_per_pair; ++line) {
+      ahead.PrefetchLine(line_row, byte);
+      if (++line_row == Pack::kRowsAhead) line_row = 0, byte += 64;
+    }
     for (size_t eight = 0; eight < kEights; ++eight) {
       const __m256i even = multiplier(even_scales + 8 * eight, even_value, inverse[eight]);
       const __m256i odd = multiplier(odd_scales + 8 * eight, odd_value, inverse[eight]);
@@ -178,18 +191,15 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
 // infinite, NaN, beyond 1e30 or so small that the unit would be lost.
 template <typename Pack>
 inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t first_block, size_t blocks,
-                                                Prefetcher* prefetcher, Multipliers* multipliers) {
+                                                const RowsAhead<Pack::kRowsAhead>& ahead, Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
   if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
-  const size_t steps = (blocks + 15) / 16;
   size_t b = 0;
-  for (size_t step = 0; step < steps; ++step, b += 16) {
-    for (size_t i = 0; i < Pack::kRowsAhead / steps; ++i) prefetcher->WholeRow();
-    if (b + 16 > blocks) break;
-    if (!FillBlocks<Pack, 2>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
+  for (; b + 16 <= blocks; b += 16) {
+    if (!FillBlocks<Pack, 2>(group.scales, first_block + b, group, largest_value, b, ahead, multipliers)) return false;
   }
   if (b + 8 <= blocks) {
-    if (!FillBlocks<Pack, 1>(group.scales, first_block + b, group, largest_value, b, multipliers)) return false;
+    if (!FillBlocks<Pack, 1>(group.scales, first_block + b, group, largest_value, b, ahead, multipliers)) return false;
     b += 8;
   }
   if (b >= blocks) return true;
@@ -199,7 +209,7 @@ inline __attribute__((always_inline)) bool Fill(const RowGroup& group, size_t fi
     for (size_t j = b; j < blocks; ++j) last[i][j - b] = group.scales[i][first_block + j];
     last_scales[i] = last[i];
   }
-  return FillBlocks<Pack, 1>(last_scales, 0, group, largest_value, b, multipliers);
+  return FillBlocks<Pack, 1>(last_scales, 0, group, largest_value, b, ahead, multipliers);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ void DotWith(const DotValues& values, const DotGroup& group, float* products) {
 }  // namespace
 
 const Kernels kAvx512Kernels = {
+    1024,
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Pack16, int8::AddGroup>,
      AddQuantized<kInt4, Pack8, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},

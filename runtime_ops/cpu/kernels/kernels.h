@@ -26,7 +26,7 @@ namespace sparsecc {
 
 constexpr size_t kMaxGroup = 32;                        // rows that share one scratch sum, where the kernel has one
 constexpr size_t kRowsAhead = 8;                        // rows of the next group that are prefetched
-constexpr size_t kMaxStripe = 2048;                     // columns of quantized weights added at once
+constexpr size_t kMaxStripe = 8192;                     // columns of quantized weights added at once
 constexpr size_t kPanelColumns = 16;                    // columns of a panel
 constexpr size_t kUnpackedColumns = 4 * kPanelColumns;  // so many that each row is read a cache line at a time or more
 constexpr size_t kPanelRows = 6;                        // rows of values multiplied by a panel at once
@@ -67,6 +67,7 @@ struct PanelProduct {
 using MultiplyPanel = void (*)(const PanelProduct& product);
 
 struct Kernels {
+  size_t stripe_bytes;  // of quantized rows, added at once: a multiple of 1 KiB, kMaxStripe columns at most
   AddRows add_rows[kWeightTypes];
   UnpackPanels unpack_panels[kWeightTypes];
   MultiplyPanel multiply_panel;

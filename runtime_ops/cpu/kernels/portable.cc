@@ -150,6 +150,7 @@ void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t
 }
 
 const Kernels kPortableKernels = {
+    1024,
     {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
     {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
     Multiply,
