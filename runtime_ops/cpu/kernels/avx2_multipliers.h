@@ -25,7 +25,7 @@ constexpr size_t kPairs = kMaxGroup / 2;
 
 struct Multipliers {
   alignas(32) uint32_t pairs[kPairs][kMaxBlocks];  // as Pack arranges them
-  alignas(32) int32_t sums[kMaxBlocks];            // over the group, of m[i]
+  alignas(32) int32_t sums[kMaxBlocks];            // over the group, of m[i]; where Pack needs them
   alignas(32) float units[kMaxBlocks];
 };
 
@@ -38,30 +38,30 @@ inline size_t BlockOf(size_t column, size_t block) {
 // 16 bits for each multiplier: the pair is (m[even], m[odd]) in the halves of 32 bits, block after block.
 struct Pack16 {
   static constexpr float kLargest = 32767.0f;
+  static constexpr bool kNeedsSums = false;
   static constexpr size_t kColumnsPerByte = 1;
   static constexpr size_t kRowsAhead = 4;  // prefetched while a stripe's blocks are filled
-  static __m256i Pair(__m256i even, __m256i odd) { return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA); }
+  static __m256i Pair(__m256i halves) { return halves; }
 };
 
 // 8 bits for each: the pair's two bytes, twice. Of each 8 blocks the lower half of a vector gets those at even places
 // and the upper half those at odd places, so that one shuffle within halves gives the pair of two neighbouring blocks.
 struct Pack8 {
   static constexpr float kLargest = 127.0f;
+  static constexpr bool kNeedsSums = true;
   static constexpr size_t kColumnsPerByte = 2;
   static constexpr size_t kRowsAhead = 8;
-  static __m256i Pair(__m256i even, __m256i odd) {
-    const __m256i words = _mm256_packs_epi32(even, odd);
-    const __m256i bytes = _mm256_packs_epi16(words, words);
-    const __m256i side_by_side = _mm256_setr_epi8(0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7,  //
-                                                  0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7);
-    return _mm256_shuffle_epi8(bytes, side_by_side);
+  static __m256i Pair(__m256i halves) {
+    const __m256i twice = _mm256_setr_epi8(0, 2, 0, 2, 4, 6, 4, 6, 8, 10, 8, 10, 12, 14, 12, 14,  //
+                                           0, 2, 0, 2, 4, 6, 4, 6, 8, 10, 8, 10, 12, 14, 12, 14);
+    return _mm256_shuffle_epi8(halves, twice);
   }
 };
 // The same for blocks that fill a vector each: they stay in order.
 struct Pack8InOrder : Pack8 {};
 struct Pack8EvenOdd : Pack8 {
-  static __m256i Pair(__m256i even, __m256i odd) {
-    return _mm256_permutevar8x32_epi32(Pack8::Pair(even, odd), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+  static __m256i Pair(__m256i halves) {
+    return _mm256_permutevar8x32_epi32(Pack8::Pair(halves), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
   }
 };
 
@@ -158,9 +158,11 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
       return false;
     }
   }
+  // A float of this size has no digits behind the point: the last 16 bits of the sum are the rounded integer's.
+  const __m256 rounder = _mm256_set1_ps(0x1.8p23f);
   const auto multiplier = [&](const uint16_t* eight, __m256 value, __m256 unit_inverse) __attribute__((always_inline)) {
     const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(eight)));
-    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(scale, value), unit_inverse));
+    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_mul_ps(scale, value), unit_inverse, rounder));
   };
   __m256i sums[kEights] = {};
   const size_t lines_per_pair = kEights * group.block / 32;
@@ -177,12 +179,14 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
     for (size_t eight = 0; eight < kEights; ++eight) {
       const __m256i even = multiplier(even_scales + 8 * eight, even_value, inverse[eight]);
       const __m256i odd = multiplier(odd_scales + 8 * eight, odd_value, inverse[eight]);
-      sums[eight] = _mm256_add_epi32(sums[eight], _mm256_add_epi32(even, odd));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b + 8 * eight), Pack::Pair(even, odd));
+      const __m256i halves = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA);
+      if (Pack::kNeedsSums) sums[eight] = _mm256_add_epi16(sums[eight], halves);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->pairs[pair] + b + 8 * eight), Pack::Pair(halves));
     }
   }
-  for (size_t eight = 0; eight < kEights; ++eight) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b + 8 * eight), sums[eight]);
+  for (size_t eight = 0; eight < kEights && Pack::kNeedsSums; ++eight) {
+    const __m256i sum = _mm256_madd_epi16(sums[eight], _mm256_set1_epi16(1));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(multipliers->sums + b + 8 * eight), sum);
   }
   return true;
 }
