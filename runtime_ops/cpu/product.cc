@@ -202,25 +202,70 @@ class PackedValues {
   std::vector<float> data_;
 };
 
-// Adds the packed values times the weights of their channels, in some columns, to the output.
-void MultiplyTile(const Kernels& kernels, const Product& product, const PackedValues& packed, Range rows, Range active,
-                  Range columns) {
-  alignas(64) float panels[kTileChannels * kUnpackedColumns];
-  const Weights& weights = product.weights;
-  const size_t count = active.end - active.begin;
-  for (size_t begin = columns.begin; begin < columns.end; begin += kUnpackedColumns) {
-    const Stripe stripe = {begin, std::min(begin + kUnpackedColumns, columns.end)};
-    kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, panels);
-    for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
-      for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
-        const size_t group_rows = std::min(kPanelRows, rows.end - row);
-        kernels.multiply_panel({packed.Group(row, group_rows, active.begin), group_rows,
-                                panels + (column - stripe.begin) * count, count,
-                                product.out + row * weights.columns + column, weights.columns,
-                                std::min(kPanelColumns, stripe.end - column)});
-      }
+// The weights of some active channels in a stripe of columns, which are unpacked together.
+struct Panels {
+  Range active;
+  Stripe stripe;
+};
+
+// Brings the weights of panels into the second-level cache at an even pace, while the panels before them are
+// multiplied: else memory would be idle during the arithmetic, and the arithmetic during the unpacking.
+class PanelsAhead {
+ public:
+  PanelsAhead(const Product& product, Panels panels, size_t steps)
+      : weights_(product.weights),
+        next_(product.indices + panels.active.begin),
+        end_(product.indices + panels.active.end),
+        column_(panels.stripe.begin),
+        bytes_((panels.stripe.end - panels.stripe.begin) * BitsPerWeight(weights_.type) / 8),
+        rows_per_step_((panels.active.end - panels.active.begin + steps - 1) / steps) {}
+
+  void Step() {
+    for (size_t i = 0; i < rows_per_step_ && next_ != end_; ++i, ++next_) {
+      const char* row = static_cast<const char*>(RowAt(weights_, static_cast<size_t>(*next_), column_));
+      for (size_t byte = 0; byte < bytes_; byte += 64) __builtin_prefetch(row + byte, 0, 2);
     }
   }
+
+ private:
+  const Weights& weights_;
+  const int64_t *next_, *end_;
+  size_t column_, bytes_, rows_per_step_;
+};
+
+// Adds the packed values times the weights of some panels to the output, and fetches the weights of the next ones.
+void MultiplyPanels(const Kernels& kernels, const Product& product, const PackedValues& packed, Range rows,
+                    Panels panels, Panels next) {
+  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
+  const Weights& weights = product.weights;
+  const auto [active, stripe] = panels;
+  const size_t count = active.end - active.begin;
+  const size_t groups = (rows.end - rows.begin + kPanelRows - 1) / kPanelRows;
+  const size_t columns = (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns;
+  PanelsAhead ahead(product, next, groups * columns);
+  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
+  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
+    for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
+      ahead.Step();
+      const size_t group_rows = std::min(kPanelRows, rows.end - row);
+      kernels.multiply_panel({packed.Group(row, group_rows, active.begin), group_rows,
+                              unpacked + (column - stripe.begin) * count, count,
+                              product.out + row * weights.columns + column, weights.columns,
+                              std::min(kPanelColumns, stripe.end - column)});
+    }
+  }
+}
+
+// All panels of some columns, those of the same channels one after the other.
+std::vector<Panels> PanelsOf(size_t active, Range columns) {
+  std::vector<Panels> all;
+  for (size_t first = 0; first < active; first += kTileChannels) {
+    for (size_t begin = columns.begin; begin < columns.end; begin += kUnpackedColumns) {
+      all.push_back(
+          {{first, std::min(first + kTileChannels, active)}, {begin, std::min(begin + kUnpackedColumns, columns.end)}});
+    }
+  }
+  return all;
 }
 
 void MultiplyManyRows(const Call& call, const Kernels& kernels, const Product& product) {
@@ -230,11 +275,11 @@ void MultiplyManyRows(const Call& call, const Kernels& kernels, const Product& p
   call.Parallel(parts, [&](size_t task) {
     const Range stripe = Part(columns, kUnpackedColumns, parts, task);
     Initialize(product, stripe, product.out);
+    const std::vector<Panels> all = PanelsOf(product.active, stripe);
     for (size_t row = 0; row < product.rows; row += kTileRows) {
       const Range rows = {row, std::min(row + kTileRows, product.rows)};
-      for (size_t first = 0; first < product.active; first += kTileChannels) {
-        const Range active = {first, std::min(first + kTileChannels, product.active)};
-        MultiplyTile(kernels, product, packed, rows, active, stripe);
+      for (size_t i = 0; i < all.size(); ++i) {
+        MultiplyPanels(kernels, product, packed, rows, all[i], all[std::min(i + 1, all.size() - 1)]);
       }
     }
   });

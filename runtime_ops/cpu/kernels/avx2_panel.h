@@ -35,9 +35,6 @@ inline Vectors Sixteen(const Int4* row) {
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 
-// Rows ahead that are prefetched: too short, and too far apart, for the processor to see a pattern.
-constexpr size_t kAhead = 8;
-
 inline Vectors Scaled(Vectors row, uint16_t half) {
   const __m256 scale = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
   return {_mm256_mul_ps(row.first, scale), _mm256_mul_ps(row.second, scale)};
@@ -59,12 +56,8 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe
   constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
   for (size_t k = 0; k < count; ++k) {
     const auto channel = static_cast<size_t>(indices[k]);
-    const auto ahead = static_cast<size_t>(indices[k + kAhead < count ? k + kAhead : count - 1]);
-    const char* next = static_cast<const char*>(RowAt(weights, ahead, stripe.begin));
     const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
     for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
-      if (c * sizeof(Weight) / kPerElement % 64 == 0)
-        _mm_prefetch(next + c * sizeof(Weight) / kPerElement, _MM_HINT_T0);
       Vectors weights16 = Sixteen(row + c / kPerElement);
       if constexpr (kIsQuantized) weights16 = Scaled(weights16, *ScalesAt(weights, channel, stripe.begin + c));
       float* to = panels + (c * count + k * kPanelColumns);
