@@ -279,7 +279,7 @@ void MultiplyManyRows(const Call& call, const Kernels& kernels, const Product& p
     for (size_t row = 0; row < product.rows; row += kTileRows) {
       const Range rows = {row, std::min(row + kTileRows, product.rows)};
       for (size_t i = 0; i < all.size(); ++i) {
-        MultiplyPanels(kernels, product, packed, rows, all[i], all[std::min(i + 1, all.size() - 1)]);
+        MultiplyPanels(kernels, product, packed, rows, all[i], all[(i + 1) % all.size()]);
       }
     }
   });

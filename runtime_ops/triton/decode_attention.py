@@ -219,7 +219,9 @@ def decode_attention(
 ) -> torch.Tensor:
     """Attend with one token's query [H D] to itself and all before it: [H D].
 
-    key and value [G D] are written to the cache [1, G, capacity, D] at ``position``, an integer [1] on the device.
+    key and value [G D] are written to the cache [1, G, capacity, D] at ``position``, an integer [1] on the device. The
+    position, the rotation and what is cached must not come from the launch right before this one, whose end is not
+    waited for before they are read.
     Queries and keys are turned by that position first. A ``window`` of 0 sees all keys; scores s become
     softcap * tanh(s / softcap) unless that is 0.
     """

@@ -10,6 +10,7 @@ from sparsecc.runtime_ops.triton.decoder import Decoder
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
+from sparsecc.runtime_ops.triton.positions_first import PositionsFirstPass
 
 
 def require_gpu() -> torch.device:
@@ -43,6 +44,6 @@ def open_decoder(
         SparseccError: the executor cannot compute a node of the model.
     """
     model = model.clone()
-    ir.passes.Sequential(FuseGatedLinearPass(), FuseNormsPass())(model)
+    ir.passes.Sequential(PositionsFirstPass(), FuseGatedLinearPass(), FuseNormsPass())(model)
     executor = GraphExecutor(model, device, dtype)
     return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import DOMAIN
+from sparsecc.operators import DOMAIN, is_read
 from sparsecc.runtime_ops.triton.fuse_gated_linear import GATED
 
 ADDED = "Added"
@@ -20,7 +20,8 @@ class FuseNormsPass(ir.passes.InPlacePass):
 
     The first gives the sum, and its squares added up by tiles of columns, which is all that a norm needs to know of the
     whole row; the second norms the entries that it reads. The norm's own launch, and one wait for all of the row, are
-    saved. Nothing but sparse projections may read the norm. Gated projections have to be fused before.
+    saved. Nothing but sparse projections may read the norm. Gated projections have to be fused before. A sum of a fused
+    graph can be read, but neither given nor edited: its squares would still be the old ones.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -37,7 +38,7 @@ def _added_product(norm: ir.Node) -> ir.Node | None:
     """The projection whose product alone is added by a norm, if that is what the node is."""
     if (norm.domain, norm.op_type) != ("com.microsoft", "SkipSimplifiedLayerNormalization"):
         return None
-    if any(value is not None for value in norm.inputs[3:]) or any(value.uses() for value in norm.outputs[1:3]):
+    if any(value is not None for value in norm.inputs[3:]) or any(map(is_read, norm.outputs[1:3])):
         return None
     for value in reversed(norm.inputs[:2]):
         product = value.producer() if value is not None else None
@@ -67,13 +68,12 @@ def _fuse(graph: ir.Graph, product: ir.Node, norm: ir.Node, readers: list[ir.Nod
     residual = norm.inputs[0] if norm.inputs[1] is product.outputs[0] else norm.inputs[1]
     added = _extended(product, ADDED, _inputs(product), [residual], outputs=2)
     total, squares = added.outputs
-    squares.name = f"{product.name}/squares"
     for reader in readers:
         inputs = [total, *_inputs(reader)[1:]]
         normed = _extended(reader, NORMED, inputs, [norm.inputs[2], squares], outputs=1)
         normed.attributes["epsilon"] = ir.AttrFloat32("epsilon", norm.attributes.get_float("epsilon", 1e-12))
         ir.convenience.replace_nodes_and_values(graph, reader, [reader], [normed], reader.outputs, normed.outputs)
-    sums = norm.outputs[3:]
+    sums = [value for value in norm.outputs[3:] if value.name]
     ir.convenience.replace_nodes_and_values(graph, norm, [norm, product], [added], sums, [total][: len(sums)])
 
 

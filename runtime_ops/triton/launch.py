@@ -28,8 +28,8 @@ class Cut:
     ends (compute capability 9.0 and up), and prefetch that many bytes of weights in all.
 
     Without compaction loads begin a microsecond sooner, but take as many instructions as if none were left out, so
-    either may be faster. Programs of few warps that fill the GPU once were the fastest on an H200: nothing in them
-    waits for another warp, and what a program does before and after reading takes no time of others.
+    either may be faster. Programs of one or two warps were the fastest on an H200: nothing in them waits for another
+    warp, and what a program does before and after reading takes no time of others.
     """
 
     block: int

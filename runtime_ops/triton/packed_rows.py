@@ -16,7 +16,7 @@ from sparsecc.runtime_ops.triton.dependent_launch import launch_options, starts_
 from sparsecc.runtime_ops.triton.early_start import wait_for_kernel_ahead
 from sparsecc.runtime_ops.triton.weight_rows import UNIT, code_at
 
-_ROWS = 8
+_MOST_ROWS = 8
 _WORDS_OF_THREAD = 4
 _THREADS = 32
 _MOST_WARPS = 16
@@ -128,7 +128,8 @@ def packed_rows_product(
     out = torch.empty(outputs, dtype=hidden.dtype, device=hidden.device)
     blocks_at_once = triton.next_power_of_2(blocks)
     warps = max(1, min(_MOST_WARPS, blocks_at_once * words.shape[2] // (_WORDS_OF_THREAD * _THREADS)))
-    programs = min(triton.cdiv(outputs, _ROWS), _programs(hidden.device, warps))
+    rows = _rows_at_once(blocks_at_once * words.shape[2] // (warps * _THREADS), warps)
+    programs = min(triton.cdiv(outputs, rows), _programs(hidden.device, warps))
     _packed_rows[(programs,)](
         hidden,
         words,
@@ -138,7 +139,7 @@ def packed_rows_product(
         outputs,
         blocks,
         hidden.numel(),
-        ROWS=_ROWS,
+        ROWS=rows,
         BLOCKS=blocks_at_once,
         WORDS=words.shape[2],
         BITS=bits,
@@ -148,6 +149,12 @@ def packed_rows_product(
         **launch_options(hidden.device),
     )
     return out
+
+
+def _rows_at_once(words_of_thread: int, warps: int) -> int:
+    """As many rows as registers hold beside the entries of the hidden state; the most warps have half as many each."""
+    rows = _MOST_ROWS * _WORDS_OF_THREAD // max(words_of_thread, _WORDS_OF_THREAD)
+    return max(1, rows // 2 if warps == _MOST_WARPS else rows)
 
 
 @functools.lru_cache

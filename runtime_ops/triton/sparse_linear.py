@@ -43,7 +43,9 @@ def added_linear(
 
     The latter is float32 [parts] if x is one row and kernels compute it; else it is empty.
     """
-    if not _is_one_launch(x, projection):
+    x, norm = _normed_unless_in_launch(x, norm)
+    is_alike = residual.shape == (*x.shape[:-1], projection.weight.shape[1])
+    if not (is_alike and has_kernels(residual) and _is_one_launch(x, projection)):
         total = residual + sparse_linear(x, projection, norm).to(residual.dtype)
         return total, total.new_empty(0, dtype=torch.float32)
     from sparsecc.runtime_ops.triton.launch import launch_one_row, parts_of  # needs Triton, which a GPU brings
@@ -54,6 +56,11 @@ def added_linear(
     added_to = Residual(residual.reshape(-1).contiguous(), squares)
     launch_one_row(row, projection, cut, gated=False, out=total.view(-1), norm=norm, residual=added_to)
     return total, squares
+
+
+def _normed_unless_in_launch(x: torch.Tensor, norm: Norm | None) -> tuple[torch.Tensor, Norm | None]:
+    """A norm whose squares nobody added up is taken here."""
+    return (_normed(x, norm), None) if norm is not None and norm.squares.numel() == 0 else (x, norm)
 
 
 def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
@@ -68,6 +75,7 @@ def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
 
 
 def _project(x: torch.Tensor, projection: Projection, norm: Norm | None, *, gated: bool) -> torch.Tensor:
+    x, norm = _normed_unless_in_launch(x, norm)
     if _is_one_launch(x, projection):
         return _one_row(x, projection, norm, gated=gated)
     x = _normed(x, norm)

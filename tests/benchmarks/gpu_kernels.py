@@ -35,7 +35,8 @@ TEAL_TILES = (
 TUNING_LAYERS = 4
 FLOAT16_ROUNDING = 2e-3
 ATOMIC_ROUNDING = 6e-2
-"""Of TEAL's kernel: where its tiles are small, an output is rounded to float16 hundreds of times."""
+"""Of TEAL's kernel: where its tiles are small, an output is rounded to float16 hundreds of times. At 60 % sparsity
+tuning has picked tiles that err by 4e-2."""
 READ_BYTES = 4 << 30
 
 

@@ -26,9 +26,12 @@ layer (float[1, s, 8] x, float[1, s, 8] residual) => (float[1, s, 8] y, float[1,
 WEIGHTS = {"w_o": (8, 8), "w_q": (8, 4), "b_q": (4,), "gain": (8,), "w_gate_up": (8, 32), "w_down": (16, 8)}
 
 
-def layer(summands="residual, attended", rest=""):
+def layer(summands="residual, attended", rest="", names=()):
     constants = {"t": torch.tensor([0.3]).numpy(), "widths": torch.tensor([16, 16]).numpy()}
-    return model_of(LAYER.format(summands=summands, rest=rest), {**WEIGHTS, **constants})
+    text = LAYER.format(summands=summands, rest=rest)
+    for old, new in names:
+        text = text.replace(old, new)
+    return model_of(text, {**WEIGHTS, **constants})
 
 
 def fused(model):
@@ -70,6 +73,22 @@ def test_a_norm_that_others_need_stays(summands, rest):
     model = layer(summands, rest)
     assert not fused(model).modified
     assert any(node.name == "norm" for node in model.graph)
+
+
+def test_a_deviation_that_the_caller_takes_stays():
+    names = [("float[1, s, 4] q) {", "float[1, s, 4] q, float[1, s, 1] inverse) {")]
+    assert not fused(layer(names=names)).modified
+
+
+def test_a_sum_that_nobody_takes_needs_no_name():
+    names = [("float[1, s, 8] total, ", ""), ("inverse, total =", "inverse, unread =")]
+    inputs = {"x": torch.randn(1, 1, 8), "residual": torch.randn(1, 1, 8)}
+    expected = GraphExecutor(layer(names=names)).run(inputs, ["y"])["y"]
+    model = layer(names=names)
+    norm = next(node for node in model.graph if node.name == "norm")
+    norm.outputs[3].name = ""
+    assert fused(model).modified
+    torch.testing.assert_close(GraphExecutor(model).run(inputs, ["y"])["y"], expected)
 
 
 def test_a_second_call_does_nothing():

@@ -6,10 +6,13 @@
 Memory that torch allocates is filled with NaN, so that an output that nobody writes is seen.
 """
 
+import itertools
 import math
 import os
 import random
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -17,6 +20,8 @@ from torch.nn import functional
 
 from sparsecc.runtime_ops.triton import reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
+from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
 from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row, parts_of
 from sparsecc.runtime_ops.triton.operators import OPERATORS
 from sparsecc.runtime_ops.triton.operators.operator import Placement
@@ -171,6 +176,77 @@ def test_adds_to_a_residual_and_norms_the_sum(kind: str, rows: int) -> None:
     norm = Norm(gain, squares, 1e-5)
     assert_close(sparse_linear(total, second, norm), reference.project(normed, second, torch.float64))
     assert_close(gated_linear(total, second, norm), reference.gated_project(normed, second, torch.float64))
+
+
+def test_a_sum_falls_back_to_torch_where_the_kernel_has_no_place() -> None:
+    """A residual that wants a gradient or has another shape, and squares that nobody added up."""
+    torch.manual_seed(0)
+    x, gain = torch.randn(1, 1, CHANNELS), torch.rand(COLUMNS)
+    first = Projection(weight_of("float16"), thresholds(COLUMNS), (COLUMNS,))
+    assert added_linear(x, first, torch.randn(1, 1, COLUMNS, requires_grad=True))[0].requires_grad
+    second = Projection(weight_of("float16", channels=COLUMNS), (torch.tensor([0.3]),), (COLUMNS,))
+    for shape in ((COLUMNS,), (2, 1, COLUMNS)):
+        residual = torch.randn(shape)
+        total, squares = added_linear(x, first, residual)
+        assert squares.numel() == 0
+        assert_close(total, residual.double() + reference.project(x, first, torch.float64))
+    row = total[:1]
+    normed = reference.rms_norm(row, gain, 1e-5)
+    norm = Norm(gain, squares, 1e-5)
+    assert_close(sparse_linear(row, second, norm), reference.project(normed, second, torch.float64))
+    assert_close(added_linear(row, second, row, norm)[0], row + reference.project(normed, second, torch.float64))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_fused_graph_computes_what_it_did(quantized: bool) -> None:
+    """Two branches of equal names, each a projection whose sum is normed, projected, and normed and projected again."""
+    torch.manual_seed(0)
+    model = branches(quantized=quantized)
+    inputs = {"x": torch.randn(1, 1, 32), "residual": torch.randn(1, 1, 32)}
+    device = torch.get_default_device()
+    expected = GraphExecutor(model, device).run(inputs, ["y1", "y2"])
+    assert FuseNormsPass()(model).modified
+    assert (
+        sorted(node.op_type.split("Sparse")[0] for node in model.graph)
+        == ["Added"] * 2 + ["AddedNormed"] * 2 + ["Normed"] * 2
+    )
+    for name, values in GraphExecutor(model, device).run(inputs, ["y1", "y2"]).items():
+        assert_close(values, expected[name].double())
+
+
+def branches(*, quantized: bool) -> ir.Model:
+    operator = "SparseLinearNBits" if quantized else "SparseLinear"
+    weight = "w, scales" if quantized else "w"
+    steps = [
+        f"p{{n}} = ai.sparsecc.{operator} (x, t{{n}}, {weight})",
+        "n{n}, a, b, s{n} = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.01> (residual, p{n}, gain)",
+        f"q{{n}} = ai.sparsecc.{operator} (n{{n}}, t{{n}}, {weight}, bias)",
+        "m{n}, c, d, r{n} = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.01> (s{n}, q{n}, gain)",
+        f"y{{n}} = ai.sparsecc.{operator} (m{{n}}, t{{n}}, {weight})",
+    ]
+    unique = {name: itertools.count() for name in "abcd"}
+    lines = []
+    for step in steps:
+        for n in (1, 2):
+            line = step.format(n=n)
+            for name, numbers in unique.items():
+                line = line.replace(f" {name},", f" {name}{next(numbers)},")
+            lines.append(line)
+    signature = "g (float[1, 1, 32] x, float[1, 1, 32] residual) => (float[1, 1, 32] y1, float[1, 1, 32] y2)"
+    text = f"{signature} {{ {' '.join(lines)} }}"
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 22, "com.microsoft": 1, "ai.sparsecc": 1]> {text}'
+    )
+    values = {"t1": [0.3], "t2": [0.6], "gain": torch.rand(32).tolist(), "bias": torch.randn(32).tolist()}
+    tensors = [onnx.numpy_helper.from_array(np.array(entries, np.float32), name) for name, entries in values.items()]
+    if quantized:
+        codes = torch.randint(0, 256, (512,)).to(torch.uint8).cpu().numpy().tobytes()
+        tensors.append(onnx.helper.make_tensor("w", onnx.TensorProto.INT4, [32, 32], codes, raw=True))
+        tensors.append(onnx.numpy_helper.from_array(np.full((32, 1), 0.05, np.float16), "scales"))
+    else:
+        tensors.append(onnx.numpy_helper.from_array(torch.randn(32, 32).cpu().numpy() / 6, "w"))
+    proto.graph.initializer.extend(tensors)
+    return ir.from_proto(proto)
 
 
 @pytest.mark.parametrize("compact", [True, False])

@@ -6,7 +6,8 @@
 // end, and the true sum fits: 32 rows * 8 * 127 = 32512 < 2^15.
 //
 // The group is added 4 rows at a time over the whole stripe and not all 32 rows line by line: rows often lie a multiple
-// of 4 KiB apart, and more lines than a cache set has ways would push each other out between prefetch and use.
+// of 4 KiB apart, and more lines than a cache set has ways push each other out between prefetch and use. What is
+// prefetched of so wide a stripe may fall back to the second-level cache; narrower ones were slower all the same.
 #pragma once
 
 #include "avx2_multipliers.h"

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional
 
+from sparsecc.operators import is_read
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, is_for_triton, require
 from sparsecc.runtime_ops.triton.reference import rms_norm
 
@@ -21,7 +22,7 @@ def _epsilon(node: ir.Node, default: float) -> float:
 
 def _require_last_axis(node: ir.Node) -> None:
     require(node.attributes.get_int("axis", -1) == -1, node, "norms other axes than the last")
-    require(not any(map(_is_read, node.outputs[1:])), node, "gives its mean or deviation")
+    require(not any(map(is_read, node.outputs[1:])), node, "gives its mean or deviation")
 
 
 def _bind_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
@@ -45,11 +46,7 @@ def _bind_layer_norm(node: ir.Node, _placement: Placement) -> Kernel:
 
 
 def _require_no_statistics(node: ir.Node) -> None:
-    require(not any(map(_is_read, node.outputs[1:3])), node, "gives its mean or deviation")
-
-
-def _is_read(value: ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_output()
+    require(not any(map(is_read, node.outputs[1:3])), node, "gives its mean or deviation")
 
 
 def _bind_skip_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -43,7 +44,7 @@ class _Form:
         epsilon = node.attributes.get_float("epsilon", 0.0)
 
         def compute(
-            hidden: torch.Tensor, bounds: torch.Tensor, stored: torch.Tensor, *others: torch.Tensor
+            hidden: torch.Tensor, bounds: torch.Tensor, stored: torch.Tensor, *others: Any
         ) -> torch.Tensor | tuple[torch.Tensor, ...]:
             rest = iter(others)
             weight = BlockedWeight(stored, next(rest), block_size) if self.is_quantized else PlainWeight(stored)
