@@ -46,9 +46,7 @@ def _capped(scores, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def _cached_tile(
-    cached_key_ptr, cached_value_ptr, start, end, HALF: tl.constexpr, KEYS: tl.constexpr
-):  # fmt: skip
+def _cached_tile(cached_key_ptr, cached_value_ptr, start, end, HALF: tl.constexpr, KEYS: tl.constexpr):
     """The keys from ``start`` on as two halves [HALF, KEYS] and the values [KEYS, 2 HALF], 0 from ``end`` on."""
     size: tl.constexpr = 2 * HALF
     keys = start + tl.arange(0, KEYS)

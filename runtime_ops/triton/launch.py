@@ -76,7 +76,12 @@ def launch_one_row(
 
 def parts_of(projection: Projection, cut: Cut) -> int:
     """Into how many tiles of columns the outputs of a projection that is not gated are cut."""
-    return sum(-(-width // cut.block) for width in projection.widths)
+    return _tiles(projection.widths, cut.block)
+
+
+def _tiles(widths: tuple[int, ...], block: int) -> int:
+    """Into how many tiles of so many columns segments are cut."""
+    return sum(-(-width // block) for width in widths)
 
 
 def compile_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
@@ -102,7 +107,7 @@ def _one_row_launch(
     weight = stored(projection.weight, widths * halves)
     thresholds = projection.packed_thresholds
     length = -(-channels // cut.splits)
-    slots = sum(-(-width // cut.block) for width in widths)
+    slots = _tiles(widths, cut.block)
     vector = VECTOR_BYTES * 8 // weight.bits
     group = max(1, cut.warps * _THREADS * vector // (cut.block * halves))
     slice_length = triton.next_power_of_2(max(length, 2))
@@ -172,7 +177,7 @@ def launch_few_rows(x: torch.Tensor, projection: Projection, *, gated: bool, out
     widths = (columns // 2,) if gated else projection.widths
     weight = stored(projection.weight, widths * halves)
     thresholds = projection.packed_thresholds
-    tiles = sum(-(-width // _FEW_ROWS_BLOCK) for width in widths)
+    tiles = _tiles(widths, _FEW_ROWS_BLOCK)
     splits = max(1, min(8, _FEW_ROWS_PROGRAMS // tiles, channels // _FEW_ROWS_CHANNELS))
     length = -(-channels // splits)
     slice_length = triton.next_power_of_2(max(length, 2))
