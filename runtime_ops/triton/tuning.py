@@ -39,7 +39,7 @@ _OUTSIDE_CACHE = 256 << 20
 """Bytes of weights that are read before any is read again, more than the L2 cache keeps."""
 _MOST_COPIES = 64
 """Of weights, so that tuning for small ones takes no minutes; a model has not many more of them."""
-_REPLAYS = 5
+_REPLAYS = 11
 _THREADS = 32
 
 
@@ -65,7 +65,7 @@ _PLAIN_FORMS = (
     Form(64, 2, 2, 8, 80, compact=True),
     Form(128, 1, 2, 16, 128, compact=True),
     Form(128, 2, 2, 16, 128, compact=True),
-    Form(128, 3.6, 1, 16, 255, compact=True),
+    Form(128, 1, 1, 8, 128, compact=True),
 )
 _QUANTIZED_FORMS = (
     Form(16, 1, 1, 8, 128, compact=True),
