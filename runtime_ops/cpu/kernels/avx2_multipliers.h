@@ -16,6 +16,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "rows_ahead.h"
 
 namespace sparsecc {
 namespace {
@@ -63,46 +64,6 @@ struct Pack8EvenOdd : Pack8 {
   static __m256i Pair(__m256i halves) {
     return _mm256_permutevar8x32_epi32(Pack8::Pair(halves), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
   }
-};
-
-// A core has few misses in flight at a time, so memory is kept busy only if they are started all along and at an even
-// pace, while multipliers are filled and sums are finished too. Rows that are prefetched together are so a line of each
-// at a time: then the processor's own prefetcher follows them all. Of rows one after the other it learns each anew.
-template <size_t kCount>
-class RowsAhead {
- public:
-  RowsAhead(const void* const* rows, size_t first_byte) {
-    for (size_t i = 0; i < kCount; ++i) rows_[i] = static_cast<const char*>(rows[i]) + first_byte;
-  }
-
-  void Prefetch(size_t byte) const {
-    for (size_t i = 0; i < kCount; ++i) PrefetchLine(i, byte);
-  }
-  void PrefetchLine(size_t row, size_t byte) const { _mm_prefetch(rows_[row] + byte, _MM_HINT_T0); }
-
- private:
-  const char* rows_[kCount];
-};
-
-// The lines of the next group's scales, row after row.
-class ScalesAhead {
- public:
-  ScalesAhead(const RowGroup& group, size_t first_block, size_t blocks)
-      : next_(group.scales + kMaxGroup), first_block_(first_block), bytes_(blocks * sizeof(uint16_t)) {}
-
-  void PrefetchLine() {
-    if (line_ >= end_) {
-      line_ = reinterpret_cast<const char*>(*next_++ + first_block_);
-      end_ = line_ + bytes_;
-    }
-    _mm_prefetch(line_, _MM_HINT_T0);
-    line_ += 64;
-  }
-
- private:
-  const char *line_ = nullptr, *end_ = nullptr;
-  const uint16_t* const* next_;
-  size_t first_block_, bytes_;
 };
 
 // The largest |value|; NaN or infinite where a value is.

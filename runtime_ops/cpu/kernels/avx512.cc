@@ -17,11 +17,11 @@ template <WeightType kType, typename Pack, auto kAddGroup>
 void AddQuantized(const RowGroup& group, Stripe stripe, float* out) {
   const size_t first_block = stripe.begin / group.block;
   const size_t blocks = (stripe.end - stripe.begin + group.block - 1) / group.block;
+  const RowsAhead<Pack::kRowsAhead> ahead(group.rows + kRowsAhead, stripe.begin / Pack::kColumnsPerByte);
   Multipliers multipliers;
-  if (!IsUsual(group.block) || !Fill<Pack>(group, first_block, blocks, &multipliers)) {
+  if (!IsUsual(group.block) || !Fill<Pack>(group, first_block, blocks, ahead, &multipliers)) {
     return AddRowsPortable(kType, group, stripe, out);
   }
-  PrefetchScales(group, first_block);
   kAddGroup(group, multipliers, stripe, out);
 }
 
@@ -34,7 +34,7 @@ void DotWith(const DotValues& values, const DotGroup& group, float* products) {
 }  // namespace
 
 const Kernels kAvx512Kernels = {
-    1024,
+    4096,
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Pack16, int8::AddGroup>,
      AddQuantized<kInt4, Pack8, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},

@@ -9,7 +9,7 @@ namespace {
 namespace floating {
 
 constexpr size_t kRowsAtOnce = 8;
-constexpr size_t kPrefetchBytes = 256;  // how far ahead in each row
+constexpr size_t kPrefetchBytes = 1024;  // how far ahead in each row, to the second-level cache
 
 template <typename Weight>
 struct Rows {
@@ -31,7 +31,7 @@ __attribute__((noinline)) void Add(const Rows<Weight>& group, Stripe stripe, flo
   constexpr size_t kLine = 64 / sizeof(Weight), kAhead = kPrefetchBytes / sizeof(Weight);
   Rows<Weight> local = group;  // so that the compiler sees that storing to out changes no pointer
   const auto prefetch = [&](const Weight* const* rows, size_t c) __attribute__((always_inline)) {
-    for (size_t i = 0; i < kRows; ++i) _mm_prefetch(reinterpret_cast<const char*>(rows[i] + c), _MM_HINT_T0);
+    for (size_t i = 0; i < kRows; ++i) _mm_prefetch(reinterpret_cast<const char*>(rows[i] + c), _MM_HINT_T1);
   };
   const auto add = [&](size_t c) __attribute__((always_inline)) {
     const auto load = [&](size_t i) __attribute__((always_inline)) { return Load(local.rows[i] + c); };

@@ -28,18 +28,17 @@ inline __attribute__((always_inline)) void AddVector(const LoadRow& load, const 
   to[1] = sum[1];
 }
 
+// Adds 4 rows to a stripe, and prefetches the same stripe of others.
 template <bool kIsFirst>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
-                                       Stripe stripe, int block_bits, int32_t* sums) {
-  const int8_t *rows[kRowsAtOnce], *next[kRowsAtOnce];
-  for (size_t i = 0; i < kRowsAtOnce; ++i) {
-    rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
-    next[i] = static_cast<const int8_t*>(group_rows[i + kRowsAhead]) + stripe.begin;
-  }
+                                       Stripe stripe, int block_bits, const RowsAhead<3>& ahead, ScalesAhead* scales,
+                                       int32_t* sums) {
+  const int8_t* rows[kRowsAtOnce];
+  for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
+  const size_t columns_per_scale_line = size_t{8} << block_bits;
   const auto add = [&](size_t c, const auto& load) __attribute__((always_inline)) {
-    if (c % 64 == 0) {
-      for (size_t i = 0; i < kRowsAtOnce; ++i) _mm_prefetch(reinterpret_cast<const char*>(next[i] + c), _MM_HINT_T0);
-    }
+    if (c % 64 == 0) ahead.Prefetch(c);
+    if (c % columns_per_scale_line == 0) scales->PrefetchLine();
     __m512i pairs[kRowsAtOnce / 2];
     for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
       pairs[p] = _mm512_set1_epi32(static_cast<int>(group_pairs[p][c >> block_bits]));
@@ -60,10 +59,11 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
 
 // out += unit * sums, in the order of columns.
 __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns,
-                                      int block_bits, float* out) {
+                                      int block_bits, const RowsAhead<4>& ahead, float* out) {
   const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i second = _mm512_or_si512(first, _mm512_set1_epi32(8));
   for (size_t c = 0; c < columns; c += kVectorColumns) {
+    if (c % 64 == 0) ahead.Prefetch(c);
     const __m512 unit = _mm512_set1_ps(multipliers.units[c >> block_bits]);
     const auto* from = reinterpret_cast<const __m512i*>(sums + c);
     const __m512i ordered[2] = {_mm512_permutex2var_epi32(from[0], first, from[1]),
@@ -79,12 +79,15 @@ __attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& mu
 
 void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
   alignas(64) int32_t sums[kMaxStripe];
+  const size_t columns = stripe.end - stripe.begin, first_byte = stripe.begin;
   const int block_bits = __builtin_ctzll(group.block);
-  AddRows<true>(group.rows, multipliers.packed, stripe, block_bits, sums);
-  for (size_t i = kRowsAtOnce; i < group.count; i += kRowsAtOnce) {
-    AddRows<false>(group.rows + i, multipliers.packed + i / 2, stripe, block_bits, sums);
+  const void* const* next = group.rows + kRowsAhead + Pack16::kRowsAhead;
+  ScalesAhead scales(group, stripe.begin >> block_bits, (columns + group.block - 1) >> block_bits);
+  for (size_t i = 0; i < group.count; i += kRowsAtOnce, next += 3) {
+    const auto add = i == 0 ? AddRows<true> : AddRows<false>;
+    add(group.rows + i, multipliers.packed + i / 2, stripe, block_bits, {next, first_byte}, &scales, sums);
   }
-  Finish(sums, multipliers, stripe.end - stripe.begin, block_bits, out + stripe.begin);
+  Finish(sums, multipliers, columns, block_bits, {next, first_byte}, out + stripe.begin);
 }
 
 }  // namespace int8

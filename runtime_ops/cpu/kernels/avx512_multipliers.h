@@ -14,6 +14,7 @@
 
 #include "avx512_vectors.h"
 #include "kernels.h"
+#include "rows_ahead.h"
 
 namespace sparsecc {
 namespace {
@@ -30,6 +31,8 @@ struct Multipliers {
 // Two rows of 16 bits each.
 struct Pack16 {
   static constexpr size_t kRows = 2;
+  static constexpr size_t kColumnsPerByte = 1;
+  static constexpr size_t kRowsAhead = 4;  // prefetched while a stripe's blocks are filled
   static constexpr float kLargest = 32767.0f;
   static __m512i Pack(const __m512i* rows) {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, rows[0], _mm512_slli_epi32(rows[1], 16));
@@ -39,6 +42,8 @@ struct Pack16 {
 // Four rows of 8 bits each.
 struct Pack8 {
   static constexpr size_t kRows = 4;
+  static constexpr size_t kColumnsPerByte = 2;
+  static constexpr size_t kRowsAhead = 8;
   static constexpr float kLargest = 127.0f;
   static __m512i Pack(const __m512i* rows) {
     const __m512i row_after_row =
@@ -62,7 +67,9 @@ inline float LargestValue(const RowGroup& group) {
 // divided by.
 template <typename Pack>
 inline __attribute__((always_inline)) bool FillBlocks(const RowGroup& group, size_t first_block, __mmask16 lanes,
-                                                      float largest_value, size_t b, Multipliers* multipliers) {
+                                                      float largest_value, size_t b,
+                                                      const RowsAhead<Pack::kRowsAhead>& ahead,
+                                                      Multipliers* multipliers) {
   const auto load = [&](size_t i) __attribute__((always_inline)) {
     return _mm256_maskz_loadu_epi16(lanes, group.scales[i] + first_block + b);
   };
@@ -82,7 +89,14 @@ inline __attribute__((always_inline)) bool FillBlocks(const RowGroup& group, siz
     return _mm512_cvtps_epi32(_mm512_mul_ps(scaled, inverse));
   };
   __m512i sum = _mm512_setzero_si512();
-  for (size_t set = 0; set < kMaxGroup / Pack::kRows; ++set) {
+  constexpr size_t kSets = kMaxGroup / Pack::kRows;
+  const size_t lines_per_set = Pack::kRowsAhead * kBlocksAtOnce * group.block / (Pack::kColumnsPerByte * 64 * kSets);
+  size_t line_row = 0, byte = b * group.block / Pack::kColumnsPerByte;
+  for (size_t set = 0; set < kSets; ++set) {
+    for (size_t line = 0; line < lines_per_set; ++line) {
+      ahead.PrefetchLine(line_row, byte);
+      if (++line_row == Pack::kRowsAhead) line_row = 0, byte += 64;
+    }
     __m512i rows[Pack::kRows];
 #pragma GCC unroll 4
     for (size_t i = 0; i < Pack::kRows; ++i) {
@@ -99,19 +113,15 @@ inline __attribute__((always_inline)) bool FillBlocks(const RowGroup& group, siz
 // Fills the multipliers of a stripe's blocks. False where the integers cannot represent the terms: something is
 // infinite, NaN, beyond 1e30 or so small that the unit would be lost.
 template <typename Pack>
-bool Fill(const RowGroup& group, size_t first_block, size_t blocks, Multipliers* multipliers) {
+bool Fill(const RowGroup& group, size_t first_block, size_t blocks, const RowsAhead<Pack::kRowsAhead>& ahead,
+          Multipliers* multipliers) {
   const float largest_value = LargestValue(group);
   if (!(largest_value == 0.0f || (largest_value > 1e-25f && largest_value < 1e30f))) return false;
   for (size_t b = 0; b < blocks; b += kBlocksAtOnce) {
-    if (!FillBlocks<Pack>(group, first_block, FirstLanes(blocks - b), largest_value, b, multipliers)) return false;
+    const __mmask16 lanes = FirstLanes(blocks - b);
+    if (!FillBlocks<Pack>(group, first_block, lanes, largest_value, b, ahead, multipliers)) return false;
   }
   return true;
-}
-
-inline void PrefetchScales(const RowGroup& group, size_t first_block) {
-  for (size_t i = kMaxGroup; i < 2 * kMaxGroup; ++i) {
-    _mm_prefetch(reinterpret_cast<const char*>(group.scales[i] + first_block), _MM_HINT_T0);
-  }
 }
 
 }  // namespace
