@@ -53,17 +53,20 @@ inline __attribute__((always_inline)) void AddVector(const LoadRow& load, __m512
   }
 }
 
-// Adds 8 rows to a stripe, and prefetches the same stripe of others.
+// Adds 8 rows to a stripe, and prefetches the same stripe of others, and of the next 8 for the second time.
 template <bool kIsFirst>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*quads)[kMaxBlocks],
                                        const int32_t* multiplier_sums, Stripe stripe, int block_bits,
                                        const RowsAhead<5>& ahead, ScalesAhead* scales, int32_t* sums) {
   const uint8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
+  static_assert(kRowsAtOnce <= kRowsAhead, "the rows added next are known");
+  const RowsAhead<kRowsAtOnce> soon(group_rows + kRowsAtOnce, stripe.begin / 2);
   const size_t columns_per_scale_line = size_t{4} << block_bits;
   const __m512i block_of_lane = BlockOfLane(block_bits);
   const auto add = [&](size_t c, const auto& load) __attribute__((always_inline)) {
     ahead.Prefetch(c / 2);
+    soon.Prefetch(c / 2);
     if (c % columns_per_scale_line == 0) scales->PrefetchLine();
     auto* to = reinterpret_cast<__m512i*>(sums + c);
     __m512i vector[8];

@@ -28,16 +28,18 @@ inline __attribute__((always_inline)) void AddVector(const LoadRow& load, const 
   to[1] = sum[1];
 }
 
-// Adds 4 rows to a stripe, and prefetches the same stripe of others.
+// Adds 4 rows to a stripe, and prefetches the same stripe of others, and of the next 4 for the second time.
 template <bool kIsFirst>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*group_pairs)[kMaxBlocks],
                                        Stripe stripe, int block_bits, const RowsAhead<3>& ahead, ScalesAhead* scales,
                                        int32_t* sums) {
   const int8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const int8_t*>(group_rows[i]) + stripe.begin;
+  static_assert(kRowsAtOnce <= kRowsAhead, "the rows added next are known");
+  const RowsAhead<kRowsAtOnce> soon(group_rows + kRowsAtOnce, stripe.begin);
   const size_t columns_per_scale_line = size_t{8} << block_bits;
   const auto add = [&](size_t c, const auto& load) __attribute__((always_inline)) {
-    if (c % 64 == 0) ahead.Prefetch(c);
+    if (c % 64 == 0) ahead.Prefetch(c), soon.Prefetch(c);
     if (c % columns_per_scale_line == 0) scales->PrefetchLine();
     __m512i pairs[kRowsAtOnce / 2];
     for (size_t p = 0; p < kRowsAtOnce / 2; ++p) {
