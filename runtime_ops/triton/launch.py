@@ -53,10 +53,14 @@ def _compiler_options(cut: Cut) -> dict[str, int | bool]:
 
 
 def _slots_at_once(cut: Cut, halves: int) -> int:
-    """How many programs' sums to read at a time: what half of the registers hold."""
-    held = cut.registers // 2 * cut.warps * _THREADS // (cut.block * halves)
+    """How many programs' sums to read at a time: what half of the registers hold, and no less than one for each thread.
+
+    Where two threads read the same slot, one may find it empty and the other not.
+    """
+    threads, width = cut.warps * _THREADS, cut.block * halves
+    held = cut.registers // 2 * threads // width
     others = int(triton.next_power_of_2(max(cut.splits - 1, 1)))
-    return max(1, min(1 << held.bit_length() - 1, others))
+    return max(1, threads // width, min(1 << held.bit_length() - 1, others))
 
 
 def launch_one_row(

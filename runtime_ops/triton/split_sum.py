@@ -45,6 +45,7 @@ def collect(slot_ptr, others, stride, WIDTH: tl.constexpr, OTHERS: tl.constexpr,
             total += tl.sum(bits.to(tl.float32, bitcast=True), 0)
         missing = tl.sum(empty, 0)
     total += missing.to(tl.float32)  # 0 by now; Triton 3.6 compiles no loop whose condition is not used after it
+    tl.debug_barrier()  # warps that read the same slots each have to see them filled before one of them empties any
     for chunk in tl.static_range(0, OTHERS, AT_ONCE):
         other = chunk + tl.arange(0, AT_ONCE)[:, None]
         tl.store(slot_ptr + other * stride + column, EMPTY, mask=other < others)
