@@ -51,8 +51,12 @@ def weight_tile(w_ptr, scale_ptr, k, live, column, inside, N, blocks, block_size
 def products(
     x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr, segment, count, rows, column, inside, K, N, blocks, block_size,
     KIND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr, PER_CHANNEL: tl.constexpr,
+    SHARED: tl.constexpr,
 ):  # fmt: skip
     """kept(x)[ROWS, count channels] @ W[those channels, columns] in float32.
+
+    Unless gate and up are SHARED by a threshold, some of the channels may be kept for the other half alone: 0 times
+    their weights would be NaN where those are infinite, so they are not read.
 
     Operands of 16 bits go to the matrix units as they are. float32 is split into three parts that they take (tf32x3),
     which errs about as little as float32 itself.
@@ -68,6 +72,8 @@ def products(
         if PER_CHANNEL:
             threshold = threshold[None, :]
         x = tl.where(is_kept(x.to(tl.float32), threshold), x, 0.0).to(x.dtype)
+        if not SHARED:
+            live = live & (tl.max((x != 0.0).to(tl.int32), 0) > 0)
         tile = weight_tile(w_ptr, scale_ptr, k, live, column, inside, N, blocks, block_size, KIND)
         if x.dtype == tile.dtype and x.dtype != tl.float32:
             total = tl.dot(x, tile, total)
@@ -109,7 +115,7 @@ def few_rows_kernel(
     count = compact_union(x_ptr, threshold_ptr, index_ptr, segment, first, end, rows, K, SEGMENTS, SLICE, PER_CHANNEL)
     total = products(
         x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr, segment, count, rows, column, inside, K, N, blocks,
-        block_size, KIND, ROWS, BLOCK, CHANNELS, PER_CHANNEL,
+        block_size, KIND, ROWS, BLOCK, CHANNELS, PER_CHANNEL, SHARED,
     )  # fmt: skip
     flat = tl.reshape(total, [ROWS * BLOCK])
     slot_ptr += tile * (SPLITS - 1) * WIDTH
@@ -117,7 +123,7 @@ def few_rows_kernel(
     if GATED:
         ups = products(
             x_ptr, threshold_ptr, w_ptr, scale_ptr, index_ptr, segment + SEGMENTS - 1, count, rows, column + width0,
-            inside, K, N, blocks, block_size, KIND, ROWS, BLOCK, CHANNELS, PER_CHANNEL,
+            inside, K, N, blocks, block_size, KIND, ROWS, BLOCK, CHANNELS, PER_CHANNEL, SHARED,
         )  # fmt: skip
         flat_up = tl.reshape(ups, [ROWS * BLOCK])
     if split < SPLITS - 1:

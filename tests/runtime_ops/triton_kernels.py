@@ -121,6 +121,16 @@ def test_scales_of_blocks_that_are_no_power_of_two() -> None:
         check(torch.randn(1, CHANNELS), Projection(weight_of(kind, 5), thresholds(COLUMNS), (COLUMNS,)))
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_weights_that_only_the_other_half_needs_are_not_read(rows: int) -> None:
+    values = torch.randn(CHANNELS, COLUMNS)
+    x = torch.randn(rows, CHANNELS)
+    x[:, 5], values[5, COLUMNS // 2 :] = 0.9, float("inf")
+    widths = (COLUMNS // 2, COLUMNS // 2)
+    bounds = (torch.tensor([0.6]), torch.tensor([1.2]))
+    check(x, Projection(PlainWeight(values), bounds, widths), gated=True)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 20])
 def test_rows_that_nobody_needs_are_not_read(rows: int) -> None:
     values = torch.randn(CHANNELS, COLUMNS)
@@ -152,7 +162,14 @@ def test_every_cut_gives_the_same_every_time() -> None:
     projection = Projection(weight_of("float32"), thresholds(COLUMNS), (COLUMNS,))
     x = torch.randn(CHANNELS)
     expected = reference.project(x, projection, torch.float64)
-    for cut in (Cut(32, 1, 1, 2, 64), Cut(32, 3, 2, 1, 64), Cut(128, 2, 4, 2, 64), Cut(64, 2, 1, 2, 64, compact=False)):
+    for cut in (
+        Cut(32, 1, 1, 2, 64),
+        Cut(32, 2, 2, 1, 64),
+        Cut(32, 3, 2, 1, 64),
+        Cut(64, 2, 4, 1, 64),
+        Cut(128, 2, 4, 2, 64),
+        Cut(64, 2, 1, 2, 64, compact=False),
+    ):
         outs = []
         for _ in range(2):
             out = torch.full((COLUMNS,), float("nan"))
