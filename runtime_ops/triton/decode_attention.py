@@ -102,6 +102,7 @@ def _decode_attention(
     partial_ptr,
     ticket_ptr,
     capacity,
+    positions,
     scale,
     REPEATS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -118,12 +119,15 @@ def _decode_attention(
     """One split of the positions for one key-value head and its REPEATS query heads, HEADS if rounded up.
 
     Position, angles and cache were written by kernels that ended before the one ahead began, so they are read before
-    the wait for that. Of SPLITS only as many have work as the positions give tiles.
+    the wait for that. Of SPLITS only as many have work as the positions give tiles. A position that is none of
+    ``positions`` is taken for the first, of which nothing is cached, and its weight for NaN.
     """
     head, split = tl.program_id(0), tl.program_id(1)
     size: tl.constexpr = 2 * HALF
     dtype = cached_key_ptr.dtype.element_ty
-    position = tl.load(position_ptr).to(tl.int32)
+    given = tl.load(position_ptr)
+    is_position = (given >= 0) & (given < positions)
+    position = tl.where(is_position, given, 0).to(tl.int32)
     first = 0
     if WINDOW > 0:
         first = tl.maximum(position - WINDOW + 1, 0)
@@ -158,13 +162,14 @@ def _decode_attention(
         partial = tl.zeros([ROWS, size], tl.float32)
         if split == 0:
             new_at = position.to(tl.int64) * size
-            tl.store(cached_key_ptr + new_at + half, key1)
-            tl.store(cached_key_ptr + new_at + HALF + half, key2)
-            tl.store(cached_value_ptr + new_at + column, value)
+            written = tl.where(is_position, size, 0)
+            tl.store(cached_key_ptr + new_at + half, key1, mask=half < written)
+            tl.store(cached_key_ptr + new_at + HALF + half, key2, mask=half < written)
+            tl.store(cached_value_ptr + new_at + column, value, mask=column < written)
             products = query1.to(tl.float32) * key1.to(tl.float32)[None, :]
             products += query2.to(tl.float32) * key2.to(tl.float32)[None, :]
             largest = _capped(tl.sum(products, 1) * scale, SOFTCAP)
-            weight += 1
+            weight += tl.where(is_position, 1.0, float("nan"))
             partial += value.to(tl.float32)[None, :]
         for start in tl.range(begin, end, KEYS):
             scores = tl.dot(query1, cached1, input_precision=PRECISION)
@@ -199,7 +204,8 @@ def _decode_attention(
 def is_served(heads: int, kv_heads: int, head_size: int) -> bool:
     """Whether the kernel has room for so many query heads of a key-value head, and for heads of that size."""
     is_power = head_size & (head_size - 1) == 0
-    return is_power and 32 <= head_size <= 256 and heads // kv_heads <= _QUERY_ROWS
+    is_grouped = kv_heads > 0 and heads % kv_heads == 0
+    return is_power and 32 <= head_size <= 256 and is_grouped and 0 < heads // kv_heads <= _QUERY_ROWS
 
 
 def decode_attention(
@@ -217,13 +223,16 @@ def decode_attention(
 ) -> torch.Tensor:
     """Attend with one token's query [H D] to itself and all before it: [H D].
 
-    key and value [G D] are written to the cache [1, G, capacity, D] at ``position``, an integer [1] on the device. The
-    position, the rotation and what is cached must not come from the launch right before this one, whose end is not
-    waited for before they are read.
+    key and value [G D] are written to the cache, two contiguous [1, G, capacity, D], at ``position``, an integer [1] on
+    the device. Where it is negative, or the cache or the rotation has no such position, nothing is written and the
+    output is NaN. The position, the rotation and what is cached must not come from the launch right before this one,
+    whose end is not waited for before they are read.
     Queries and keys are turned by that position first. A ``window`` of 0 sees all keys; scores s become
     softcap * tanh(s / softcap) unless that is 0.
     """
     _, kv_heads, capacity, head_size = cached_key.shape
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    cosines, sines = (rotation.cosines.contiguous(), rotation.sines.contiguous()) if rotation else (query, query)
     out = torch.empty_like(query)
     splits = min(_MOST_SPLITS, triton.cdiv(capacity, _KEYS_AT_ONCE))
     repeats = query.numel() // head_size // kv_heads
@@ -235,11 +244,12 @@ def decode_attention(
         cached_key,
         cached_value,
         position,
-        rotation.cosines if rotation else query,
-        rotation.sines if rotation else query,
+        cosines,
+        sines,
         out,
         *workspace,
         capacity,
+        min(capacity, cosines.shape[0]) if rotation else capacity,
         scale,
         REPEATS=repeats,
         HEADS=triton.next_power_of_2(repeats),

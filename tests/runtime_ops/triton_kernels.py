@@ -311,12 +311,13 @@ def test_multiplies_packed_rows(bits: int, outputs: int, channels: int, block_si
 @pytest.mark.parametrize(("position", "capacity"), [(0, 40), (39, 40), (150, 200)])
 def test_attends_to_what_is_cached(position: int, capacity: int, window: int, softcap: float, rotates: bool) -> None:
     heads, kv_heads, size = 6, 2, 32
-    query, key, value = torch.randn(heads * size), torch.randn(kv_heads * size), torch.randn(kv_heads * size)
+    query, key, value = (torch.randn(2 * count * size)[::2] for count in (heads, kv_heads, kv_heads))
     cache = [torch.full((1, kv_heads, capacity, size), float("nan")) for _ in range(2)]
     for part in cache:
         part[:, :, :position] = torch.randn(1, kv_heads, position, size)
     angles = torch.randn(capacity, size // 2)
-    rotation = Rotation(angles.cos(), angles.sin()) if rotates else None
+    turns = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    rotation = Rotation(turns[..., 0], turns[..., 1]) if rotates else None
     scale = 1 / math.sqrt(size)
     keys, values = (part[0, :, : position + 1].double() for part in cache)
     keys[:, position] = turned(key.reshape(kv_heads, size).double(), angles[position] * rotates)
@@ -336,6 +337,18 @@ def test_attends_to_what_is_cached(position: int, capacity: int, window: int, so
     assert_close(cache[0][0, :, position], keys[:, position])
     assert torch.equal(cache[1][0, :, position], value.reshape(kv_heads, size))
     assert bool(cache[0][0, :, position + 1 :].isnan().all())
+
+
+@pytest.mark.parametrize(("position", "turns"), [(-3, 40), (50, 40), (1 << 32, 40), (30, 20)])
+def test_a_position_that_is_not_there_writes_nothing(position: int, turns: int) -> None:
+    query, key, value = torch.randn(6 * 32), torch.randn(2 * 32), torch.randn(2 * 32)
+    memory = torch.zeros(4, 1, 2, 40, 32)
+    rotation = Rotation(torch.ones(turns, 16), torch.ones(turns, 16))
+    attended = decode_attention(
+        query, key, value, *memory[1:3], torch.tensor([position]), rotation, scale=1.0, window=0, softcap=0.0
+    )
+    assert bool(attended.isnan().all())
+    assert not memory.any()
 
 
 def turned(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

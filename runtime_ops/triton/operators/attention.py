@@ -155,7 +155,7 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
             is_in_place
             and length == 1
             and positions is None
-            and _has_kernel(queries, keys, values, past_key, setting, cosines)
+            and _has_kernel(queries, keys, values, (past_key, past_value), last_positions, (cosines, sines), setting)
         ):
             attended = _attend_one(
                 queries, keys, values, (past_key, past_value), last_positions, (cosines, sines), setting
@@ -202,18 +202,35 @@ def _has_kernel(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    cache: torch.Tensor,
+    cache: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    rotation: tuple[torch.Tensor | None, torch.Tensor | None],
     setting: AttentionSetting,
-    cosines: torch.Tensor | None,
 ) -> bool:
-    """Whether a Triton kernel computes the attention of one token."""
-    if not is_for_triton(queries, keys, values) or queries.shape[0] != 1 or cache.dtype != queries.dtype:
+    """Whether a Triton kernel computes the attention of one token; what does not fit together is torch's to refuse."""
+    if not is_for_triton(queries, keys, values, *cache, position) or position.numel() != 1:
         return False
     from sparsecc.runtime_ops.triton.decode_attention import is_served
 
-    head_size = queries.shape[-1]
-    turns_whole_heads = cosines is None or (cosines.shape[-1] * 2 == head_size and not setting.interleaved)
-    return turns_whole_heads and is_served(setting.heads, setting.kv_heads, head_size)
+    head_size, capacity = queries.shape[-1], cache[0].shape[2]
+    head, held = (1, setting.kv_heads, 1, head_size), (1, setting.kv_heads, capacity, head_size)
+    return (
+        is_served(setting.heads, setting.kv_heads, head_size)
+        and queries.shape == (1, setting.heads, 1, head_size)
+        and keys.shape == values.shape == head
+        and all(part.shape == held and part.is_contiguous() and part.dtype == queries.dtype for part in cache)
+        and (not setting.rotates or _turns_whole_heads(rotation, head_size, setting))
+    )
+
+
+def _turns_whole_heads(
+    rotation: tuple[torch.Tensor | None, torch.Tensor | None], head_size: int, setting: AttentionSetting
+) -> bool:
+    """Whether all of a head is turned, in halves."""
+    cosines, sines = rotation
+    if cosines is None or sines is None or setting.interleaved or not is_for_triton(cosines, sines):
+        return False
+    return cosines.shape == sines.shape == (cosines.shape[0], head_size // 2) and len(cosines) > 0
 
 
 def _attend_one(
