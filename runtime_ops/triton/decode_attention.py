@@ -7,7 +7,6 @@ finish joins what all found (FlashAttention-2, arXiv 2307.08691, section 3.1, ov
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import torch
 import triton
@@ -15,6 +14,7 @@ import triton.language as tl
 
 from sparsecc.runtime_ops.triton.dependent_launch import launch_options, starts_early
 from sparsecc.runtime_ops.triton.early_start import let_next_kernel_start, wait_for_kernel_ahead
+from sparsecc.runtime_ops.triton.workspace import workspace
 
 _QUERY_ROWS = 16
 """tl.dot wants that many rows; a key-value head has at most as many query heads."""
@@ -236,7 +236,6 @@ def decode_attention(
     out = torch.empty_like(query)
     splits = min(_MOST_SPLITS, triton.cdiv(capacity, _KEYS_AT_ONCE))
     repeats = query.numel() // head_size // kv_heads
-    workspace = _workspace(query.device, kv_heads, head_size)
     _decode_attention[(kv_heads, splits)](
         query,
         key,
@@ -247,7 +246,7 @@ def decode_attention(
         cosines,
         sines,
         out,
-        *workspace,
+        *_notes(query.device, kv_heads, head_size),
         capacity,
         min(capacity, cosines.shape[0]) if rotation else capacity,
         scale,
@@ -268,9 +267,9 @@ def decode_attention(
     return out
 
 
-@functools.lru_cache
-def _workspace(device: torch.device, kv_heads: int, head_size: int) -> tuple[torch.Tensor, ...]:
-    """What the splits of a head leave for the last of them, and the tickets that tell which is; used in turn."""
+def _notes(device: torch.device, kv_heads: int, head_size: int) -> tuple[torch.Tensor, ...]:
+    """What the splits of a head leave for the last of them, and the tickets that tell which is."""
     rows = kv_heads * _MOST_SPLITS * _QUERY_ROWS
-    found = [torch.empty(size, device=device) for size in (rows, rows, rows * head_size)]
-    return (*found, torch.zeros(kv_heads, dtype=torch.int32, device=device))
+    space = workspace(device)
+    found = space.sums(rows * (2 + head_size))[: rows * (2 + head_size)]
+    return *found.split((rows, rows, rows * head_size)), space.tickets(kv_heads)

@@ -351,6 +351,27 @@ def test_a_position_that_is_not_there_writes_nothing(position: int, turns: int) 
     assert not memory.any()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has one stream")
+def test_attention_on_two_streams_at_a_time() -> None:
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    query, key, value, last = torch.randn(8 * 128), torch.randn(8 * 128), torch.randn(8 * 128), torch.tensor([4095])
+    caches = [torch.randn(2, 1, 8, 4096, 128) for _ in streams]
+    torch.cuda.synchronize()
+
+    def attended(cache: torch.Tensor) -> torch.Tensor:
+        return decode_attention(query, key, value, *cache, last, None, scale=0.1, window=0, softcap=0.0)
+
+    expected = [attended(cache) for cache in caches]
+    torch.cuda.synchronize()
+    for _ in range(200):
+        results = []
+        for stream, cache in zip(streams, caches, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(attended(cache))
+        torch.cuda.synchronize()
+        assert all(map(torch.equal, results, expected))
+
+
 def turned(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """The halves of [H, D] turned by angles [D / 2]."""
     first, second = heads.chunk(2, dim=-1)
