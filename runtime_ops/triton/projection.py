@@ -138,6 +138,8 @@ class Projection:
 
     def __post_init__(self) -> None:
         channels, columns = self.weight.shape
+        if channels < 1:
+            raise SparseccError("a projection has at least one input channel")
         if not 0 < len(self.thresholds) == len(self.widths) <= MOST_SEGMENTS:
             raise SparseccError(f"a projection has 1 to {MOST_SEGMENTS} thresholds, and as many widths")
         if sum(self.widths) != columns or min(self.widths) < 1:

@@ -7,6 +7,7 @@ where a gradient is asked for, plain torch computes the same.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,11 @@ MOST_ROWS = 16
 
 
 def sparse_linear(x: torch.Tensor, projection: Projection, norm: Norm | None = None) -> torch.Tensor:
-    """y[..., N] of x[..., K] in float32, float16 or bfloat16; added up in float32, returned in the type of x."""
+    """y[..., N] of x[..., K] in float32, float16 or bfloat16; added up in float32, returned in the type of x.
+
+    Raises:
+        ValueError: x has another number of channels than the weight, here and in what follows.
+    """
     return _project(x, projection, norm, gated=False)
 
 
@@ -43,6 +48,7 @@ def added_linear(
 
     The latter is float32 [parts] if x is one row and kernels compute it; else it is empty.
     """
+    _check_channels(x, projection)
     x, norm = _normed_unless_in_launch(x, norm)
     is_alike = residual.shape == (*x.shape[:-1], projection.weight.shape[1])
     if not (is_alike and has_kernels(residual) and _is_one_launch(x, projection)):
@@ -58,9 +64,17 @@ def added_linear(
     return total, squares
 
 
+def _check_channels(x: torch.Tensor, projection: Projection) -> None:
+    channels, _ = projection.weight.shape
+    if x.shape[-1:] != (channels,):
+        raise ValueError(f"hidden states {list(x.shape)} do not fit a weight of {channels} input channels")
+
+
 def _normed_unless_in_launch(x: torch.Tensor, norm: Norm | None) -> tuple[torch.Tensor, Norm | None]:
-    """A norm whose squares nobody added up is taken here."""
-    return (_normed(x, norm), None) if norm is not None and norm.squares.numel() == 0 else (x, norm)
+    """A norm whose squares nobody added up, or whose gain is not one for each channel, is taken here."""
+    if norm is None or (norm.squares.numel() > 0 and norm.gain.shape == x.shape[-1:]):
+        return x, norm
+    return _normed(x, norm), None
 
 
 def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
@@ -75,11 +89,12 @@ def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
 
 
 def _project(x: torch.Tensor, projection: Projection, norm: Norm | None, *, gated: bool) -> torch.Tensor:
+    _check_channels(x, projection)
     x, norm = _normed_unless_in_launch(x, norm)
     if _is_one_launch(x, projection):
         return _one_row(x, projection, norm, gated=gated)
     x = _normed(x, norm)
-    if projection.is_dense(x.numel() // max(x.shape[-1], 1)):
+    if projection.is_dense(_rows_of(x)):
         return _activated(_plus_bias(x @ projection.weight.dense(x.dtype), projection), gated=gated)
     if not has_kernels(x):
         compute = reference.gated_project if gated else reference.project
@@ -90,7 +105,11 @@ def _project(x: torch.Tensor, projection: Projection, norm: Norm | None, *, gate
 
 
 def _is_one_launch(x: torch.Tensor, projection: Projection) -> bool:
-    return has_kernels(x) and x.numel() == x.shape[-1] and projection.low_rank is None
+    return has_kernels(x) and _rows_of(x) == 1 and projection.low_rank is None
+
+
+def _rows_of(x: torch.Tensor) -> int:
+    return math.prod(x.shape[:-1])
 
 
 def has_kernels(x: torch.Tensor) -> bool:

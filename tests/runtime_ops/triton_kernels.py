@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton import reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
@@ -119,6 +120,26 @@ def test_gates(kind: str, widths: tuple[int, ...], rows: int) -> None:
 def test_scales_of_blocks_that_are_no_power_of_two() -> None:
     for kind in ("int8", "int4"):
         check(torch.randn(1, CHANNELS), Projection(weight_of(kind, 5), thresholds(COLUMNS), (COLUMNS,)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_bias_and_thresholds_that_are_expanded(rows: int) -> None:
+    bounds, bias = torch.tensor([0.6]).expand(CHANNELS), torch.randn(1).expand(COLUMNS)
+    check(torch.randn(rows, CHANNELS), Projection(weight_of("float16"), (bounds,), (COLUMNS,), bias))
+
+
+@pytest.mark.parametrize("shape", [(CHANNELS - 1,), (1, CHANNELS + 1), (CHANNELS, 1), (3, 2), (20, 1), ()])
+def test_refuses_hidden_states_of_other_channels(shape: tuple[int, ...]) -> None:
+    projection = Projection(weight_of("float16"), thresholds(COLUMNS), (COLUMNS,))
+    x = torch.randn(shape)
+    for refused in (sparse_linear, gated_linear, lambda *given: added_linear(*given, torch.randn(COLUMNS))):
+        with pytest.raises(ValueError, match=f"do not fit a weight of {CHANNELS} input channels"):
+            refused(x, projection)
+
+
+def test_refuses_weights_without_channels() -> None:
+    with pytest.raises(SparseccError, match="at least one input channel"):
+        Projection(PlainWeight(torch.zeros(0, COLUMNS)), thresholds(COLUMNS), (COLUMNS,))
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -264,6 +285,16 @@ def branches(*, quantized: bool) -> ir.Model:
         tensors.append(onnx.numpy_helper.from_array(torch.randn(32, 32).cpu().numpy() / 6, "w"))
     proto.graph.initializer.extend(tensors)
     return ir.from_proto(proto)
+
+
+def test_a_gain_that_is_not_one_for_each_channel_is_left_to_torch() -> None:
+    x = torch.randn(1, CHANNELS)
+    projection = Projection(weight_of("float16"), (torch.tensor([0.6]),), (COLUMNS,))
+    norm = Norm(torch.rand(1), x.square().sum(1), 1e-5)
+    normed = reference.rms_norm(x, norm.gain, 1e-5)
+    assert_close(sparse_linear(x, projection, norm), reference.project(normed, projection, torch.float64))
+    with pytest.raises(RuntimeError, match="must match"):
+        sparse_linear(x, projection, Norm(torch.rand(CHANNELS - 1), norm.squares, 1e-5))
 
 
 @pytest.mark.parametrize("compact", [True, False])
