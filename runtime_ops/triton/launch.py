@@ -73,7 +73,7 @@ def launch_one_row(
     norm: Norm | None = None,
     residual: Residual | None = None,
 ) -> None:
-    """out[N], or [N / 2] if gated, of x[K]; all contiguous. The residual's squares have :func:`parts_of` entries."""
+    """out[N], or [N / 2] if gated, of x[K]; both contiguous. The residual's squares have :func:`parts_of` entries."""
     grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out, norm=norm, residual=residual)
     one_row_kernel[grid](*arguments, **options)
 
@@ -123,15 +123,15 @@ def _one_row_launch(
         thresholds,
         weight.weights,
         weight.scales,
-        x if projection.bias is None else projection.bias,
+        x if projection.bias is None else projection.bias.contiguous(),
         out,
         space.indices(slots * cut.splits * slice_length),
         space.slots(slots * (cut.splits - 1) * cut.block * halves),
-        norm.gain if norm else x,
-        norm.squares if norm else thresholds,
+        norm.gain.contiguous() if norm else x,
+        norm.squares.contiguous() if norm else thresholds,
         norm.squares.numel() if norm else 0,
         norm.epsilon if norm else 0.0,
-        residual.hidden if residual else x,
+        residual.hidden.contiguous() if residual else x,
         residual.squares if residual else thresholds,
         channels,
         columns,
@@ -191,7 +191,7 @@ def launch_few_rows(x: torch.Tensor, projection: Projection, *, gated: bool, out
         thresholds,
         weight.weights,
         weight.scales,
-        x if projection.bias is None else projection.bias,
+        x if projection.bias is None else projection.bias.contiguous(),
         out,
         space.indices(tiles * splits * slice_length),
         space.slots(tiles * (splits - 1) * halves * _ROWS * _FEW_ROWS_BLOCK),

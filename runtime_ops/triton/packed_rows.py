@@ -121,20 +121,22 @@ def packed_rows_product(
     """hidden [K] times a weight [N, K] of 4 or 8 bits: [N].
 
     packed is uint8 [N, blocks, bytes of a block], the middle of the range standing for 0 and the first of two numbers
-    in a byte in its low half; scales is [N, blocks].
+    in a byte in its low half; scales is [N, blocks]. A bias that is not [N] is torch's to broadcast, or to refuse.
     """
     outputs, blocks, _ = packed.shape
-    words = packed.view(torch.int32)
+    if bias is not None and bias.shape != (outputs,):
+        return packed_rows_product(hidden, packed, scales, None, bits) + bias
+    words = packed.contiguous().view(torch.int32)
     out = torch.empty(outputs, dtype=hidden.dtype, device=hidden.device)
     blocks_at_once = triton.next_power_of_2(blocks)
     warps = max(1, min(_MOST_WARPS, blocks_at_once * words.shape[2] // (_WORDS_OF_THREAD * _THREADS)))
     rows = _rows_at_once(blocks_at_once * words.shape[2] // (warps * _THREADS), warps)
     programs = min(triton.cdiv(outputs, rows), _programs(hidden.device, warps))
     _packed_rows[(programs,)](
-        hidden,
+        hidden.contiguous(),
         words,
-        scales,
-        hidden if bias is None else bias,
+        scales.contiguous(),
+        hidden if bias is None else bias.contiguous(),
         out,
         outputs,
         blocks,

@@ -161,13 +161,13 @@ class Projection:
 
     @functools.cached_property
     def packed_thresholds(self) -> torch.Tensor:
-        """float32 [segments, 1], or [segments, K] if any segment has one threshold for each channel.
+        """Contiguous float32 [segments, 1], or [segments, K] if any segment has one threshold for each channel.
 
         Kept from its first use, which must not be while a graph is captured.
         """
         first, *others = self.thresholds
         if not others:
-            return first[None]
+            return first[None].contiguous()
         longest = max(threshold.shape[0] for threshold in self.thresholds)
         return torch.stack([threshold.expand(longest) for threshold in self.thresholds])
 

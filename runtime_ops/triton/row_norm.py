@@ -8,6 +8,7 @@ import triton.language as tl
 
 from sparsecc.runtime_ops.triton.dependent_launch import launch_options, starts_early
 from sparsecc.runtime_ops.triton.early_start import let_next_kernel_start, wait_for_kernel_ahead
+from sparsecc.runtime_ops.triton.reference import rms_norm
 
 _WARPS = 8
 
@@ -48,16 +49,19 @@ def row_norm(
     """The RMS norm of hidden + skip, times scale[K], and that sum, both like hidden [..., K].
 
     The sum is rounded to its type before the norm is taken of it, as where two nodes compute them. Without ``skip``
-    the sum is hidden itself.
+    the sum is hidden itself. A skip or a scale of another shape is torch's to broadcast, or to refuse.
     """
+    columns = hidden.shape[-1]
+    if columns == 0 or scale.shape != (columns,) or (skip is not None and skip.shape != hidden.shape):
+        total = hidden if skip is None else hidden + skip
+        return rms_norm(total, scale, epsilon), total
     hidden = hidden.contiguous()
     normed = torch.empty_like(hidden)
     total = hidden if skip is None else torch.empty_like(hidden)
-    columns = hidden.shape[-1]
     _row_norm[(hidden.numel() // columns,)](
         hidden,
         hidden if skip is None else skip.contiguous(),
-        scale,
+        scale.contiguous(),
         total,
         normed,
         columns,

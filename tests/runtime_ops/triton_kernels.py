@@ -324,17 +324,29 @@ def test_norms_a_sum(columns: int) -> None:
         assert_close(normed, wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * scale.double())
 
 
+def test_norms_what_is_expanded_or_broadcast() -> None:
+    hidden, gain = torch.randn(3, 96), torch.rand(1)
+    for skip, scale in ((torch.randn(3, 1), gain.expand(96)), (torch.randn(96), gain), (torch.randn(3, 96), gain)):
+        normed, total = row_norm(hidden, skip, scale, 1e-5)
+        assert torch.equal(total, hidden + skip)
+        wide = total.double()
+        assert_close(normed, wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gain.double())
+    with pytest.raises(RuntimeError, match="must match"):
+        row_norm(hidden, None, torch.rand(95), 1e-5)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("outputs", "channels", "block_size"), [(33, 100, 32), (16, 64, 16), (5, 1088, 32)])
 def test_multiplies_packed_rows(bits: int, outputs: int, channels: int, block_size: int) -> None:
     blocks = -(-channels // block_size)
     codes = torch.randint(0, 1 << bits, (outputs, blocks, block_size)).to(torch.uint8)
-    scales, bias, hidden = torch.rand(outputs, blocks), torch.randn(outputs), torch.randn(channels)
+    scales, bias, hidden = torch.rand(outputs, blocks), torch.randn(outputs), torch.randn(2 * channels)[::2]
     packed = codes[..., ::2] | codes[..., 1::2] << 4 if bits == 4 else codes
     rows = (codes.double() - (1 << bits - 1)) * scales.double()[..., None]
     expected = rows.reshape(outputs, -1)[:, :channels] @ hidden.double()
     assert_close(packed_rows_product(hidden, packed, scales, None, bits), expected)
-    assert_close(packed_rows_product(hidden, packed, scales, bias, bits), expected + bias.double())
+    for added in (bias, bias[:1], bias[:1].expand(outputs)):
+        assert_close(packed_rows_product(hidden, packed, scales, added, bits), expected + added.double())
 
 
 @pytest.mark.parametrize("rotates", [True, False])
