@@ -11,7 +11,7 @@ import triton
 from sparsecc.runtime_ops.triton.few_rows import few_rows_kernel
 from sparsecc.runtime_ops.triton.one_row import one_row_kernel
 from sparsecc.runtime_ops.triton.projection import Norm, Projection, Residual
-from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
+from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, Stored, stored
 from sparsecc.runtime_ops.triton.workspace import workspace
 
 _THREADS = 32
@@ -83,6 +83,16 @@ def parts_of(projection: Projection, cut: Cut) -> int:
     return _tiles(projection.widths, cut.block)
 
 
+def launched_widths(projection: Projection, *, gated: bool) -> tuple[int, ...]:
+    """The widths of the segments of columns that programs take their tiles from: gate's alone stand for up's too."""
+    return (projection.weight.shape[1] // 2,) if gated else projection.widths
+
+
+def launched_weight(projection: Projection, *, gated: bool) -> Stored:
+    """The weight as a launch reads it."""
+    return stored(projection.weight, launched_widths(projection, gated=gated) * (2 if gated else 1))
+
+
 def _tiles(widths: tuple[int, ...], block: int) -> int:
     """Into how many tiles of so many columns segments are cut."""
     return sum(-(-width // block) for width in widths)
@@ -107,8 +117,8 @@ def _one_row_launch(
     """The grid, the arguments, and the constants and options to compile with."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
-    widths = (columns // 2,) if gated else projection.widths
-    weight = stored(projection.weight, widths * halves)
+    widths = launched_widths(projection, gated=gated)
+    weight = launched_weight(projection, gated=gated)
     thresholds = projection.packed_thresholds
     length = -(-channels // cut.splits)
     slots = _tiles(widths, cut.block)
@@ -178,8 +188,8 @@ def launch_few_rows(x: torch.Tensor, projection: Projection, *, gated: bool, out
     rows = x.shape[0]
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
-    widths = (columns // 2,) if gated else projection.widths
-    weight = stored(projection.weight, widths * halves)
+    widths = launched_widths(projection, gated=gated)
+    weight = launched_weight(projection, gated=gated)
     thresholds = projection.packed_thresholds
     tiles = _tiles(widths, _FEW_ROWS_BLOCK)
     splits = max(1, min(8, _FEW_ROWS_PROGRAMS // tiles, channels // _FEW_ROWS_CHANNELS))

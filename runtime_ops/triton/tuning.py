@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
-import os
 import statistics
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import triton
 
-from sparsecc.runtime_ops.triton.launch import Cut, compile_one_row, launch_one_row
+from sparsecc.runtime_ops.triton import cut_file
+from sparsecc.runtime_ops.triton.launch import Cut, compile_one_row, launch_one_row, launched_weight
 from sparsecc.runtime_ops.triton.projection import BlockedWeight, PlainWeight, Projection, Weight
-from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES, stored
+from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES
 
 SAFE_CUT = Cut(block=64, splits=8, warps=1, unroll=16, registers=128)
 """Runs any projection where nothing can be measured."""
@@ -87,7 +84,7 @@ def candidates(projection: Projection, multiprocessors: int, *, gated: bool, ear
     """Cuts whose programs fill the GPU as often as a form says, if no slice gets shorter than what is read at once."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
-    bits = stored(projection.weight, projection.widths).bits
+    bits = launched_weight(projection, gated=gated).bits
     vector = VECTOR_BYTES * 8 // bits
 
     def cut(form: Form) -> Cut:
@@ -103,52 +100,64 @@ def candidates(projection: Projection, multiprocessors: int, *, gated: bool, ear
 
 
 def cut_for(projection: Projection, x: torch.Tensor, *, gated: bool) -> Cut:
-    """The fastest cut for a projection of x[K]; measured on first use, which takes some seconds."""
-    name = torch.cuda.get_device_name(x.device)
-    shape = "x".join(map(str, (*projection.weight.shape, *projection.widths)))
-    weight = projection.weight
-    storage = (
-        str(weight.values.dtype)
-        if isinstance(weight, PlainWeight)
-        else f"{'int4' if weight.is_packed else 'int8'}/{weight.block_size}"
-    )
-    key = f"{_LAYOUT} {name} triton {triton.__version__} {shape} {storage} {x.dtype} {'gated' if gated else 'plain'}"
-    known = _remembered()
+    """The fastest cut for a projection of x[K]; measured on first use, which takes some seconds.
+
+    Where that cannot be measured, while a graph is captured or for want of memory, it is SAFE_CUT.
+    """
+    key = _key(projection, x, gated=gated)
+    known = _known()
     if key not in known:
-        if torch.cuda.is_current_stream_capturing():
+        cuts = _candidates_on(x.device, projection, gated=gated)
+        cut = _remembered(key, cuts)
+        if cut is None and torch.cuda.is_current_stream_capturing():
             return SAFE_CUT
-        known[key] = _fastest(projection, x, gated=gated)
-        _remember(known)
+        known[key] = cut or _measured(key, cuts, projection, x, gated=gated)
     return known[key]
 
 
-def _file() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "sparsecc" / "gpu-cuts.json"
-
-
 @functools.cache
-def _remembered() -> dict[str, Cut]:
+def _known() -> dict[str, Cut]:
+    """What this process has read or measured, by key."""
+    return {}
+
+
+def _key(projection: Projection, x: torch.Tensor, *, gated: bool) -> str:
+    """All that a measurement depends on."""
+    shape = "x".join(map(str, (*projection.weight.shape, *projection.widths)))
+    name, form = torch.cuda.get_device_name(x.device), "gated" if gated else "plain"
+    return f"{_LAYOUT} {name} triton {triton.__version__} {shape} {_storage(projection.weight)} {x.dtype} {form}"
+
+
+def _storage(weight: Weight) -> str:
+    if isinstance(weight, PlainWeight):
+        return str(weight.values.dtype)
+    return f"{'int4' if weight.is_packed else 'int8'}/{weight.block_size}"
+
+
+def _candidates_on(device: torch.device, projection: Projection, *, gated: bool) -> tuple[Cut, ...]:
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    early = torch.cuda.get_device_capability(device) >= (9, 0)
+    return tuple(candidates(projection, multiprocessors, gated=gated, early=early))
+
+
+def _remembered(key: str, cuts: Iterable[Cut]) -> Cut | None:
+    """The candidate that the file names; whatever else it says is not launched."""
+    entry = cut_file.remembered().get(key)
+    return next((cut for cut in cuts if asdict(cut) == entry), None)
+
+
+def _measured(key: str, cuts: Sequence[Cut], projection: Projection, x: torch.Tensor, *, gated: bool) -> Cut:
+    """The fastest of cuts, which is remembered for the next process."""
     try:
-        return {key: Cut(**values) for key, values in json.loads(_file().read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        cut = _fastest(cuts, projection, x, gated=gated)
+    except torch.OutOfMemoryError:
+        return SAFE_CUT
+    cut_file.remember(key, asdict(cut))
+    return cut
 
 
-def _remember(known: dict[str, Cut]) -> None:
-    """A cache that cannot be written is only a slower start the next time."""
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as staged:
-            json.dump({key: asdict(cut) for key, cut in known.items()}, staged, indent=1)
-        Path(staged.name).replace(_file())
-    except OSError:
-        return
-
-
-def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
+def _fastest(cuts: Sequence[Cut], projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     """The cut with the least median time on random hidden states of which half is kept."""
-    early = torch.cuda.get_device_capability(like.device) >= (9, 0)
     channels, columns = projection.weight.shape
     copies = min(1 + _OUTSIDE_CACHE // (projection.weight.row_bytes * channels), _MOST_COPIES)
     threshold = torch.full((1,), _HALF_NORMAL_MEDIAN, device=like.device)
@@ -158,9 +167,7 @@ def _fastest(projection: Projection, like: torch.Tensor, *, gated: bool) -> Cut:
     ]
     x = torch.randn(channels, device=like.device).to(like.dtype)
     out = x.new_empty(columns // 2 if gated else columns)
-    times: dict[Cut, float] = {SAFE_CUT: float("inf")}
-    multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    cuts = list(candidates(projection, multiprocessors, gated=gated, early=early))
+    times: dict[Cut, float] = {}
     with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
         for cut in cuts:
             compile_one_row(x, measured[0], cut, gated=gated, out=out)
