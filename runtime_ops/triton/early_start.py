@@ -37,10 +37,13 @@ def prefetch(address, size):
 
 @triton.jit
 def prefetch_rows(w_ptr, row_bytes, first, rows, part, parts):
-    """Ask for this part of ``parts`` of the weight rows from ``first`` on, which are one run of bytes."""
+    """Ask for this part of ``parts`` of the weight rows from ``first`` on, which are one run of bytes.
+
+    It begins with the whole line that the first of them lies in, wherever the weight begins.
+    """
     size = (rows * row_bytes // parts) // GRANULE * GRANULE
-    begin = first.to(tl.int64) * row_bytes // GRANULE * GRANULE
-    prefetch(w_ptr.to(tl.int64) + begin + part * size, size)
+    begin = (w_ptr.to(tl.int64) + first.to(tl.int64) * row_bytes) & -GRANULE
+    prefetch(begin + part * size, size)
 
 
 @triton.jit

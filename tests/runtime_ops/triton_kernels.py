@@ -16,10 +16,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch.nn import functional
 
 from sparsecc.errors import SparseccError
-from sparsecc.runtime_ops.triton import reference
+from sparsecc.runtime_ops.triton import early_start, reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
@@ -198,6 +200,35 @@ def test_every_cut_gives_the_same_every_time() -> None:
             outs.append(out)
         assert torch.equal(*outs)
         assert_close(outs[0], expected)
+
+
+@triton.jit
+def prefetching_kernel(w_ptr, row_bytes, rows):
+    early_start.prefetch_rows(w_ptr, row_bytes, tl.program_id(1) * rows, rows, tl.program_id(0), tl.num_programs(0))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="only in the interpreter can it be seen what is asked for")
+@pytest.mark.parametrize("offset", [0, 1])
+def test_prefetches_whole_lines_wherever_weights_begin(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(early_start, "prefetch", lambda *run: asked.append([int(part.handle.data[0]) for part in run]))
+    weights = torch.zeros(6 * 1000 + 1, dtype=torch.float16)[offset:]
+    prefetching_kernel[(2, 3)](weights, 2000, 2)
+    begin, end = weights.data_ptr(), weights.data_ptr() + 6 * 2000
+    assert len(asked) == 6
+    assert all(address % 128 == size % 128 == 0 < size for address, size in asked)
+    assert all(begin - 128 < address and address + size <= end for address, size in asked)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter starts nothing early")
+def test_starts_early_with_weights_that_begin_anywhere() -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    values = torch.randn(1 + 512 * 256).half()[1:].view(512, 256)
+    projection = Projection(PlainWeight(values), (torch.tensor([0.6]),), (256,))
+    x, out = torch.randn(512), torch.full((256,), float("nan"))
+    launch_one_row(x, projection, Cut(64, 4, 1, 8, 128, early=True, prefetch=1 << 16), gated=False, out=out)
+    assert_close(out, reference.project(x, projection, torch.float64))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
