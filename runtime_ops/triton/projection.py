@@ -1,4 +1,9 @@
-"""What a sparse projection needs on a GPU: weights as the file stores them, thresholds by column, bias, correction."""
+"""What a sparse projection needs on a GPU: weights as the file stores them, thresholds by column, bias, correction.
+
+Several thresholds are for q, k and v (or gate and up) as one matrix under thresholds of their own, and the correction
+is for R-Sparse's low-rank branch. Only tests ask for either so far: the graphs that sparsecc writes merge what has one
+threshold and keep a branch in nodes of its own, so the executor passes one threshold and no correction.
+"""
 
 from __future__ import annotations
 
