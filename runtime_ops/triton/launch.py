@@ -63,19 +63,19 @@ def _slots_at_once(cut: Cut, halves: int) -> int:
     return max(1, threads // width, min(1 << held.bit_length() - 1, others))
 
 
-def launch_one_row(
-    x: torch.Tensor,
-    projection: Projection,
-    cut: Cut,
-    *,
-    gated: bool,
-    out: torch.Tensor,
-    norm: Norm | None = None,
-    residual: Residual | None = None,
-) -> None:
-    """out[N], or [N / 2] if gated, of x[K]; both contiguous. The residual's squares have :func:`parts_of` entries."""
-    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out, norm=norm, residual=residual)
-    one_row_kernel[grid](*arguments, **options)
+@dataclass(frozen=True)
+class OneRowLaunch:
+    """The kernel of one row with its grid, its arguments, and the constants and options to compile with."""
+
+    grid: tuple[int, int]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        one_row_kernel[self.grid](*self.arguments, **self.options)
+
+    def compile(self) -> None:
+        one_row_kernel.warmup(*self.arguments, grid=self.grid, **self.options)
 
 
 def parts_of(projection: Projection, cut: Cut) -> int:
@@ -98,13 +98,7 @@ def _tiles(widths: tuple[int, ...], block: int) -> int:
     return sum(-(-width // block) for width in widths)
 
 
-def compile_one_row(x: torch.Tensor, projection: Projection, cut: Cut, *, gated: bool, out: torch.Tensor) -> None:
-    """Compile what :func:`launch_one_row` would launch."""
-    grid, arguments, options = _one_row_launch(x, projection, cut, gated=gated, out=out)
-    one_row_kernel.warmup(*arguments, grid=grid, **options)
-
-
-def _one_row_launch(
+def one_row_launch(
     x: torch.Tensor,
     projection: Projection,
     cut: Cut,
@@ -113,8 +107,8 @@ def _one_row_launch(
     out: torch.Tensor,
     norm: Norm | None = None,
     residual: Residual | None = None,
-) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
-    """The grid, the arguments, and the constants and options to compile with."""
+) -> OneRowLaunch:
+    """out[N], or [N / 2] if gated, of x[K]; both contiguous. The residual's squares have :func:`parts_of` entries."""
     channels, columns = projection.weight.shape
     halves = 2 if gated else 1
     widths = launched_widths(projection, gated=gated)
@@ -174,7 +168,7 @@ def _one_row_launch(
         num_warps=cut.warps,
         **_compiler_options(cut),
     )
-    return grid, arguments, options
+    return OneRowLaunch(grid, arguments, options)
 
 
 _ROWS = 16

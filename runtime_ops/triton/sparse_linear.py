@@ -54,13 +54,13 @@ def added_linear(
     if not (is_alike and has_kernels(residual) and _is_one_launch(x, projection)):
         total = residual + sparse_linear(x, projection, norm).to(residual.dtype)
         return total, total.new_empty(0, dtype=torch.float32)
-    from sparsecc.runtime_ops.triton.launch import launch_one_row, parts_of  # needs Triton, which a GPU brings
+    from sparsecc.runtime_ops.triton.launch import one_row_launch, parts_of  # needs Triton, which a GPU brings
 
     row, cut = x.reshape(-1).contiguous(), _cut(x, projection, gated=False)
     total = torch.empty_like(residual)
     squares = x.new_empty(parts_of(projection, cut), dtype=torch.float32)
     added_to = Residual(residual.reshape(-1).contiguous(), squares)
-    launch_one_row(row, projection, cut, gated=False, out=total.view(-1), norm=norm, residual=added_to)
+    one_row_launch(row, projection, cut, gated=False, out=total.view(-1), norm=norm, residual=added_to).run()
     return total, squares
 
 
@@ -140,12 +140,13 @@ def _launched(rows: torch.Tensor, projection: Projection, *, gated: bool) -> tor
 
 
 def _one_row(x: torch.Tensor, projection: Projection, norm: Norm | None, *, gated: bool) -> torch.Tensor:
-    from sparsecc.runtime_ops.triton.launch import launch_one_row  # needs Triton, which a GPU brings
+    from sparsecc.runtime_ops.triton.launch import one_row_launch  # needs Triton, which a GPU brings
 
     columns = projection.weight.shape[1]
     out = x.new_empty(*x.shape[:-1], columns // 2 if gated else columns)
     cut = _cut(x, projection, gated=gated)
-    launch_one_row(x.reshape(-1).contiguous(), projection, cut, gated=gated, out=out.view(-1), norm=norm)
+    row = x.reshape(-1).contiguous()
+    one_row_launch(row, projection, cut, gated=gated, out=out.view(-1), norm=norm).run()
     return out
 
 

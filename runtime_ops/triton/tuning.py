@@ -14,7 +14,7 @@ import torch
 import triton
 
 from sparsecc.runtime_ops.triton import cut_file
-from sparsecc.runtime_ops.triton.launch import Cut, compile_one_row, launch_one_row, launched_weight
+from sparsecc.runtime_ops.triton.launch import Cut, launched_weight, one_row_launch
 from sparsecc.runtime_ops.triton.projection import BlockedWeight, PlainWeight, Projection, Weight
 from sparsecc.runtime_ops.triton.storage import VECTOR_BYTES
 
@@ -170,12 +170,12 @@ def _fastest(cuts: Sequence[Cut], projection: Projection, like: torch.Tensor, *,
     times: dict[Cut, float] = {}
     with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
         for cut in cuts:
-            compile_one_row(x, measured[0], cut, gated=gated, out=out)
+            one_row_launch(x, measured[0], cut, gated=gated, out=out).compile()
     for cut in cuts:
 
         def run(cut: Cut = cut) -> None:
             for one in measured:
-                launch_one_row(x, one, cut, gated=gated, out=out)
+                one_row_launch(x, one, cut, gated=gated, out=out).run()
 
         times[cut] = graph_milliseconds(run)
     return min(times, key=times.__getitem__)

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from sparsecc.runtime_ops.triton import reference
-from sparsecc.runtime_ops.triton.launch import launch_one_row
+from sparsecc.runtime_ops.triton.launch import one_row_launch
 from sparsecc.runtime_ops.triton.projection import PlainWeight, Projection
 from sparsecc.runtime_ops.triton.tuning import cut_for, graph_milliseconds
 
@@ -153,9 +153,9 @@ def sparse_milliseconds(model, thresholds):
     def run():
         for layer in range(model.count):
             for name in SHAPES:
-                launch_one_row(
+                one_row_launch(
                     model.x[name], projections[name][layer], cuts[name], gated=gated[name], out=outputs[name]
-                )
+                ).run()
 
     model.outputs.fill_(float("nan"))
     run()

@@ -25,7 +25,7 @@ from sparsecc.runtime_ops.triton import early_start, reference
 from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attention
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
-from sparsecc.runtime_ops.triton.launch import Cut, launch_one_row, parts_of
+from sparsecc.runtime_ops.triton.launch import Cut, one_row_launch, parts_of
 from sparsecc.runtime_ops.triton.operators import OPERATORS
 from sparsecc.runtime_ops.triton.operators.operator import Placement
 from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
@@ -196,7 +196,7 @@ def test_every_cut_gives_the_same_every_time() -> None:
         outs = []
         for _ in range(2):
             out = torch.full((COLUMNS,), float("nan"))
-            launch_one_row(x, projection, cut, gated=False, out=out)
+            one_row_launch(x, projection, cut, gated=False, out=out).run()
             outs.append(out)
         assert torch.equal(*outs)
         assert_close(outs[0], expected)
@@ -227,7 +227,7 @@ def test_starts_early_with_weights_that_begin_anywhere() -> None:
     values = torch.randn(1 + 512 * 256).half()[1:].view(512, 256)
     projection = Projection(PlainWeight(values), (torch.tensor([0.6]),), (256,))
     x, out = torch.randn(512), torch.full((256,), float("nan"))
-    launch_one_row(x, projection, Cut(64, 4, 1, 8, 128, early=True, prefetch=1 << 16), gated=False, out=out)
+    one_row_launch(x, projection, Cut(64, 4, 1, 8, 128, early=True, prefetch=1 << 16), gated=False, out=out).run()
     assert_close(out, reference.project(x, projection, torch.float64))
 
 
@@ -338,7 +338,7 @@ def test_norms_and_adds_in_one_launch(compact: bool) -> None:
     out, squares = torch.full((COLUMNS,), float("nan")), torch.full((parts_of(projection, cut),), float("nan"))
     residual = Residual(torch.randn(COLUMNS), squares)
     norm = Norm(gain, x.square().reshape(2, -1).sum(1), 1e-5)
-    launch_one_row(x, projection, cut, gated=False, out=out, norm=norm, residual=residual)
+    one_row_launch(x, projection, cut, gated=False, out=out, norm=norm, residual=residual).run()
     normed = reference.rms_norm(x, gain, 1e-5)
     assert_close(out, residual.hidden.double() + reference.project(normed, projection, torch.float64))
     assert_close(squares.sum(), out.double().square().sum())
