@@ -26,7 +26,7 @@ from sparsecc.runtime_ops.triton.decode_attention import Rotation, decode_attent
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
 from sparsecc.runtime_ops.triton.launch import Cut, one_row_launch, parts_of
-from sparsecc.runtime_ops.triton.operators import OPERATORS
+from sparsecc.runtime_ops.triton.operators import OPERATORS, attention
 from sparsecc.runtime_ops.triton.operators.operator import Placement
 from sparsecc.runtime_ops.triton.packed_rows import packed_rows_product
 from sparsecc.runtime_ops.triton.projection import (
@@ -423,6 +423,23 @@ def test_a_position_that_is_not_there_writes_nothing(position: int, turns: int) 
     )
     assert bool(attended.isnan().all())
     assert not memory.any()
+
+
+@pytest.mark.parametrize("head_size", [32, 24])
+def test_the_operator_attends_with_the_kernel_as_without(head_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of 24 have no kernel."""
+    attributes = {"num_heads": 6, "kv_num_heads": 2, "do_rotary": 1}
+    node = ir.node("GroupQueryAttention", [], attributes, num_outputs=3, domain="com.microsoft")
+    attend = OPERATORS[node.domain, node.op_type].bind(node, Placement(torch.get_default_device(), torch.float32))
+    rows = [torch.randn(1, 1, heads * head_size) for heads in (6, 2, 2)]
+    cached, angles = torch.randn(2, 1, 2, 40, head_size), torch.randn(40, head_size // 2)
+    found = []
+    for has_kernels in (True, False):
+        monkeypatch.setattr(attention, "is_for_triton", lambda *_tensors, answer=has_kernels: answer)
+        last, length = torch.tensor([7]), torch.tensor([8])
+        found.append(attend(*rows, *cached.clone(), last, length, angles.cos(), angles.sin()))
+    for with_kernel, without in zip(*found, strict=True):
+        assert_close(with_kernel, without.double())
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter has one stream")
