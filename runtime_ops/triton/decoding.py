@@ -43,7 +43,5 @@ def open_decoder(
     Raises:
         SparseccError: the executor cannot compute a node of the model.
     """
-    model = model.clone()
-    ir.passes.Sequential(PositionsFirstPass(), FuseGatedLinearPass(), FuseNormsPass())(model)
-    executor = GraphExecutor(model, device, dtype)
+    executor = GraphExecutor(model, device, dtype, (PositionsFirstPass(), FuseGatedLinearPass(), FuseNormsPass()))
     return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass
 
 from sparsecc.errors import SparseccError, runtime_failures
 from sparsecc.runtime_ops.triton.constants import Constants
+from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.operators import OPERATORS
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Placement
 
@@ -54,6 +55,7 @@ class GraphExecutor:
             It is not changed.
         device: where to compute. Constants are loaded there once; small integers stay on the host.
         dtype: what stands for the graph's float32, constants included.
+        passes: rewrite the executor's copy of the model first, also to operators that no file may name.
 
     Raises:
         SparseccError: a node's operator, or what it asks of it, is not known; the message names both.
@@ -64,9 +66,10 @@ class GraphExecutor:
         model: ir.Model,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        passes: Sequence[ir.passes.InPlacePass] = (),
     ) -> None:
         self.placement = Placement(torch.device(device), dtype)
-        model = _inlined(model)
+        model = _rewritten(model, passes)
         if model.opset_imports.get("", _OLDEST_OPSET) < _OLDEST_OPSET:
             raise SparseccError(f"the executor reads opset {_OLDEST_OPSET} and newer; run the model with --device cpu")
         constants = Constants(self.placement)
@@ -137,9 +140,15 @@ def _with_last_uses(last_to_first: Sequence[_Step], kept: frozenset[str]) -> tup
     return tuple(reversed(steps))
 
 
-def _inlined(model: ir.Model) -> ir.Model:
-    """A copy without the functions whose operators the executor has no kernels for."""
+def _rewritten(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> ir.Model:
+    """A copy after the passes, without the functions whose operators the executor has no kernels for."""
     copy = model.clone()
+    for graph in (copy.graph, *copy.functions.values()):
+        for node in graph.all_nodes():
+            if node.domain == EXECUTOR_DOMAIN:
+                raise _unknown(node)
+    for graph_pass in passes:
+        graph_pass(copy)
     InlinePass(criteria=lambda function: (function.domain, function.name) not in OPERATORS)(copy)
     return copy
 
@@ -147,8 +156,7 @@ def _inlined(model: ir.Model) -> ir.Model:
 def _bind(node: ir.Node, placement: Placement, constants: Constants) -> _Step:
     operator = OPERATORS.get((node.domain, node.op_type))
     if operator is None:
-        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        raise SparseccError(f"node {node.name!r} is a {name}, which the executor does not know; run with --device cpu")
+        raise _unknown(node)
     arguments = tuple(
         _argument(value, constants, as_stored=index in operator.as_stored) for index, value in enumerate(node.inputs)
     )
@@ -156,6 +164,11 @@ def _bind(node: ir.Node, placement: Placement, constants: Constants) -> _Step:
         kernel = operator.bind(node, placement)
     results = tuple(value.name or "" for value in node.outputs)
     return _Step(f"{node.op_type} {node.name!r}", kernel, arguments, results)
+
+
+def _unknown(node: ir.Node) -> SparseccError:
+    name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return SparseccError(f"node {node.name!r} is a {name}, which the executor does not know; run with --device cpu")
 
 
 def _argument(value: ir.Value | None, constants: Constants, *, as_stored: bool) -> torch.Tensor | str | None:

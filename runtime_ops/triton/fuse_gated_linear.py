@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import DOMAIN, is_sparse_linear
+from sparsecc.operators import is_sparse_linear
+from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 
 GATED = "Gated"
 """Before the name of a sparse operator: silu of the first half of its columns times the second."""
@@ -86,7 +87,7 @@ def _fuse(graph: ir.Graph, gating: ir.Node, split: ir.Node) -> None:
         GATED + product.op_type,
         product.inputs,
         {name: attribute.value for name, attribute in product.attributes.items()},
-        domain=DOMAIN,
+        domain=EXECUTOR_DOMAIN,
         name=f"{product.name}/gated",
     )
     ir.convenience.replace_nodes_and_values(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, is_read
+from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.fuse_gated_linear import GATED
 
 ADDED = "Added"
@@ -59,9 +60,10 @@ def _readers(norm: ir.Node) -> list[ir.Node]:
 
 def _base(node: ir.Node) -> str | None:
     """The operator that a sparse projection is made from."""
-    if node.domain != DOMAIN:
-        return None
-    return next((name for name in sorted(INPUTS, key=len, reverse=True) if node.op_type.endswith(name)), None)
+    if node.domain == DOMAIN:
+        return node.op_type if node.op_type in INPUTS else None
+    is_own = node.domain == EXECUTOR_DOMAIN
+    return next((name for name in INPUTS if is_own and node.op_type.endswith(name)), None)
 
 
 def _fuse(graph: ir.Graph, product: ir.Node, norm: ir.Node, readers: list[ir.Node]) -> None:
@@ -89,4 +91,5 @@ def _extended(
 ) -> ir.Node:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     name = f"{node.name}/{prefix.lower()}"
-    return ir.node(prefix + node.op_type, [*inputs, *more], attributes, domain=DOMAIN, name=name, num_outputs=outputs)
+    op_type, inputs = prefix + node.op_type, [*inputs, *more]
+    return ir.node(op_type, inputs, attributes, domain=EXECUTOR_DOMAIN, name=name, num_outputs=outputs)

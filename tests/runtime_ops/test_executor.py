@@ -82,6 +82,17 @@ def test_an_unknown_operator_is_named():
         GraphExecutor(model)
 
 
+@pytest.mark.parametrize("domain", ["ai.sparsecc", "ai.sparsecc.executor"])
+def test_what_only_passes_make_is_unknown_in_a_file(domain):
+    model = model_of(
+        'g (float[1, 8] x, float[0] squares) => (float[1, 4] y) { ["own"] y = '
+        f"{domain}.NormedSparseLinear (x, t, w, b, gain, squares) }}",
+        {"t": (1,), "w": (8, 4), "b": (4,), "gain": (8,)},
+    )
+    with pytest.raises(SparseccError, match=rf"'own' is a {domain}\.NormedSparseLinear, which the executor does not"):
+        GraphExecutor(model)
+
+
 def test_a_missing_input_is_named():
     model = model_of("g (float[2, 3] x, float[2, 3] z) => (float[2, 3] y) { y = Add (x, z) }")
     with pytest.raises(SparseccError, match="computes no z"):

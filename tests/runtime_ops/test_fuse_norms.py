@@ -39,6 +39,10 @@ def fused(model):
     return FuseNormsPass()(model)
 
 
+def fusing_executor(model):
+    return GraphExecutor(model, passes=(FuseGatedLinearPass(), FuseNormsPass()))
+
+
 @pytest.mark.parametrize("summands", ["residual, attended", "attended, residual"])
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_the_norm_is_taken_by_those_who_read_it(summands, rows):
@@ -54,7 +58,7 @@ def test_the_norm_is_taken_by_those_who_read_it(summands, rows):
         "NormedGatedSparseLinear",
         "SparseLinear",
     ]
-    for name, values in GraphExecutor(result.model).run(inputs, outputs).items():
+    for name, values in fusing_executor(layer(summands)).run(inputs, outputs).items():
         torch.testing.assert_close(values, expected[name])
 
 
@@ -87,8 +91,8 @@ def test_a_sum_that_nobody_takes_needs_no_name():
     model = layer(names=names)
     norm = next(node for node in model.graph if node.name == "norm")
     norm.outputs[3].name = ""
+    torch.testing.assert_close(fusing_executor(model).run(inputs, ["y"])["y"], expected)
     assert fused(model).modified
-    torch.testing.assert_close(GraphExecutor(model).run(inputs, ["y"])["y"], expected)
 
 
 def test_a_second_call_does_nothing():

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 
 from sparsecc.operators import DOMAIN
+from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.fuse_gated_linear import GATED
 from sparsecc.runtime_ops.triton.fuse_norms import ADDED, INPUTS, NORMED
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement
@@ -29,6 +30,10 @@ class _Form:
     @property
     def name(self) -> str:
         return ADDED * self.added + NORMED * self.normed + GATED * self.gated + self.base
+
+    @property
+    def domain(self) -> str:
+        return EXECUTOR_DOMAIN if self.added or self.normed or self.gated else DOMAIN
 
     @property
     def as_stored(self) -> frozenset[int]:
@@ -60,5 +65,5 @@ class _Form:
 _FORMS = (_Form(*form) for form in itertools.product((False, True), (False, True), (False, True), INPUTS))
 
 OPERATORS = {
-    (DOMAIN, form.name): Operator(form.bind, form.as_stored) for form in _FORMS if not form.added or not form.gated
+    (form.domain, form.name): Operator(form.bind, form.as_stored) for form in _FORMS if not form.added or not form.gated
 }
