@@ -10,7 +10,11 @@ from sparsecc.runtime_ops.triton.decoder import Decoder
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
+from sparsecc.runtime_ops.triton.fuse_selected_linear import FuseSelectedLinearPass
 from sparsecc.runtime_ops.triton.positions_first import PositionsFirstPass
+from sparsecc.runtime_ops.triton.read_every_channel import ReadEveryChannelPass
+
+_PASSES = (PositionsFirstPass, ReadEveryChannelPass, FuseSelectedLinearPass, FuseGatedLinearPass, FuseNormsPass)
 
 
 def require_gpu() -> torch.device:
@@ -43,5 +47,5 @@ def open_decoder(
     Raises:
         SparseccError: the executor cannot compute a node of the model.
     """
-    executor = GraphExecutor(model, device, dtype, (PositionsFirstPass(), FuseGatedLinearPass(), FuseNormsPass()))
+    executor = GraphExecutor(model, device, dtype, [graph_pass() for graph_pass in _PASSES])
     return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)
