@@ -46,9 +46,9 @@ class _Plan:
 class GraphExecutor:
     """A graph whose constants are loaded and whose nodes are functions of torch tensors.
 
-    Every operator is functional but one: a GroupQueryAttention whose cache is longer than what it holds writes new keys
-    and values into it, as onnxruntime does where past and present share a buffer. All else can be differentiated by
-    torch.autograd, with respect to anything that is given or edited.
+    Every operator is functional but one: a GroupQueryAttention whose cache is given as an input of the graph, longer
+    than what it holds, writes new keys and values into it, as onnxruntime does where past and present share a buffer.
+    All else can be differentiated by torch.autograd, with respect to anything that is given or edited.
 
     Args:
         model: a decoder or any other graph of operators that the executor knows; functions of its own are inlined.

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional
 
+from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.operators.operator import (
     Kernel,
     Operator,
@@ -18,6 +19,9 @@ from sparsecc.runtime_ops.triton.operators.operator import (
     is_for_triton,
     require,
 )
+
+_CACHE = (3, 4)
+"""Of GroupQueryAttention's inputs: keys and values before the new ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,8 @@ def _visible(query_positions: torch.Tensor, keys: int, window: int) -> torch.Ten
 
 def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
     setting = attention_setting(node)
+    require(all(has_input(node, index) for index in _CACHE), node, "has no key-value cache")
+    is_cache_its_own = not all(_is_given(node.inputs[index]) for index in _CACHE)
 
     def group_query_attention(
         query: torch.Tensor,
@@ -151,6 +157,10 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
         queries, keys, values = _heads_of(query, key, value, setting)
         length, total = queries.shape[2], integers(total_length)[0]
         is_in_place = past_key.shape[2] >= total
+        if is_in_place and queries.shape[0] != 1:
+            raise SparseccError("several sequences have caches longer than what they hold; give each by itself")
+        if is_in_place and is_cache_its_own:
+            past_key, past_value = past_key.clone(), past_value.clone()
         if (
             is_in_place
             and length == 1
@@ -181,6 +191,11 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
         return join_heads(attended), present_key, present_value
 
     return group_query_attention
+
+
+def _is_given(value: ir.Value | None) -> bool:
+    """Whether a value is the caller's, who wants it written; any other may be read elsewhere, or lie in a file."""
+    return value is not None and value.is_graph_input() and not value.is_initializer()
 
 
 def _heads_of(
