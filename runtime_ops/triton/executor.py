@@ -143,10 +143,10 @@ def _with_last_uses(last_to_first: Sequence[_Step], kept: frozenset[str]) -> tup
 def _rewritten(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> ir.Model:
     """A copy after the passes, without the functions whose operators the executor has no kernels for."""
     copy = model.clone()
-    for graph in (copy.graph, *copy.functions.values()):
-        for node in graph.all_nodes():
-            if node.domain == EXECUTOR_DOMAIN:
-                raise _unknown(node)
+    graphs: list[ir.Graph | ir.Function] = [copy.graph, *copy.functions.values()]
+    for node in (node for graph in graphs for node in graph.all_nodes()):
+        if node.domain == EXECUTOR_DOMAIN:
+            raise _unknown(node)
     for graph_pass in passes:
         graph_pass(copy)
     InlinePass(criteria=lambda function: (function.domain, function.name) not in OPERATORS)(copy)
