@@ -29,5 +29,10 @@ def runtime_failures(doing: str) -> Iterator[None]:
     except (SparseccError, OSError, AttributeError):
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SparseccError(f"{doing}: {reason}; export or compile the model again") from error
+        raise mistake(doing, error) from error
+
+
+def mistake(doing: str, error: Exception) -> SparseccError:
+    """What went wrong with a model while ``doing`` something, by the first line that an error says."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return SparseccError(f"{doing}: {reason}; export or compile the model again")

@@ -34,21 +34,31 @@ class Decoder:
         capacity: the most tokens, prompt and decoded.
         kv_heads, head_size: of the cache.
         logits_name: the output with the logits [1, S, vocabulary].
+
+    Raises:
+        SparseccError: the cache has no room, or none is left for it.
     """
 
     def __init__(
         self, executor: GraphExecutor, capacity: int, *, kv_heads: int, head_size: int, logits_name: str = "logits"
     ) -> None:
         placement = executor.placement
+        if min(capacity, kv_heads, head_size) < 1:
+            raise SparseccError(f"a cache of {capacity} tokens, {kv_heads} heads of {head_size}, holds nothing")
         cache_shape = (1, kv_heads, capacity, head_size)
         self.executor = executor
         self._capacity = capacity
         self._logits_name = logits_name
-        self._cache = {
-            name: torch.zeros(cache_shape, dtype=placement.dtype, device=placement.device)
-            for name in executor.input_names
-            if name.startswith("past")
-        }
+        try:
+            self._cache = {
+                name: torch.zeros(cache_shape, dtype=placement.dtype, device=placement.device)
+                for name in executor.input_names
+                if name.startswith("past")
+            }
+        except RuntimeError as error:
+            raise SparseccError(
+                f"a cache of {capacity} tokens does not fit the memory of {placement.device}; take fewer"
+            ) from error
         self._mask = torch.zeros((1, capacity), dtype=torch.int64, device=placement.device)
         self._length = torch.zeros(1, dtype=torch.int64, device=placement.device)
         self._next_token = torch.zeros((1, 1), dtype=torch.int64, device=placement.device)
@@ -106,7 +116,10 @@ class Decoder:
 
     def _run(self, token_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         inputs = {"input_ids": token_ids, "attention_mask": mask, "position_ids": positions, **self._cache}
-        return self.executor.run(inputs, [self._logits_name])[self._logits_name]
+        logits = self.executor.run(inputs, [self._logits_name])[self._logits_name]
+        if logits.dim() != 3 or not logits.numel():
+            raise SparseccError(f"{self._logits_name} is {list(logits.shape)}, logits are [1, tokens, vocabulary]")
+        return logits
 
     def _forget(self) -> None:
         self._mask.zero_()

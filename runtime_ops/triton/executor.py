@@ -10,9 +10,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import InlinePass
 
-from sparsecc.errors import SparseccError, runtime_failures
+from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.constants import Constants
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
+from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.runtime_ops.triton.operators import OPERATORS
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Placement
 
@@ -69,7 +70,8 @@ class GraphExecutor:
         passes: Sequence[ir.passes.InPlacePass] = (),
     ) -> None:
         self.placement = Placement(torch.device(device), dtype)
-        model = _rewritten(model, passes)
+        with executor_failures("the executor cannot read the graph", self.placement.device):
+            model = _rewritten(model, passes)
         if model.opset_imports.get("", _OLDEST_OPSET) < _OLDEST_OPSET:
             raise SparseccError(f"the executor reads opset {_OLDEST_OPSET} and newer; run the model with --device cpu")
         constants = Constants(self.placement)
@@ -97,15 +99,19 @@ class GraphExecutor:
             SparseccError: a value is not in the graph or needs an input that is missing, or a node cannot be computed.
         """
         plan = self._plan_for(tuple(outputs), frozenset(inputs))
-        values = {name: inputs[name].to(self.placement.device) for name in plan.inputs}
+        device = self.placement.device
+        with executor_failures("the executor cannot take its inputs", device):
+            values = {name: inputs[name].to(device) for name in plan.inputs}
         edits = edits or {}
         for name in values.keys() & edits.keys():
             values[name] = edits[name](values[name])
         for step, unused in plan.steps:
             arguments = [values[slot] if isinstance(slot, str) else slot for slot in step.arguments]
-            with runtime_failures(f"the executor cannot compute {step.node_name}"):
+            with executor_failures(f"the executor cannot compute {step.node_name}", device):
                 results = step.kernel(*arguments)
             computed = results if isinstance(results, tuple) else (results,)
+            if any(name and name not in unused for name in step.results[len(computed) :]):
+                raise SparseccError(f"{step.node_name} has {len(step.results)} outputs and gives {len(computed)}")
             for name, result in zip(step.results, computed, strict=False):
                 if name:
                     values[name] = edits[name](result) if name in edits else result
@@ -157,13 +163,16 @@ def _bind(node: ir.Node, placement: Placement, constants: Constants) -> _Step:
     operator = OPERATORS.get((node.domain, node.op_type))
     if operator is None:
         raise _unknown(node)
-    arguments = tuple(
-        _argument(value, constants, as_stored=index in operator.as_stored) for index, value in enumerate(node.inputs)
-    )
-    with runtime_failures(f"{node.op_type} {node.name!r} is damaged"):
+    name = f"{node.op_type} {node.name!r}"
+    with executor_failures(f"the constants of {name} cannot be loaded", placement.device):
+        arguments = tuple(
+            _argument(value, constants, as_stored=index in operator.as_stored)
+            for index, value in enumerate(node.inputs)
+        )
+    with executor_failures(f"{name} is damaged", placement.device):
         kernel = operator.bind(node, placement)
     results = tuple(value.name or "" for value in node.outputs)
-    return _Step(f"{node.op_type} {node.name!r}", kernel, arguments, results)
+    return _Step(name, kernel, arguments, results)
 
 
 def _unknown(node: ir.Node) -> SparseccError:

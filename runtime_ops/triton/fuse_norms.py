@@ -14,6 +14,8 @@ NORMED = "Normed"
 """Before the name of a sparse operator: its hidden state is put through an RMS norm first."""
 INPUTS = {"SparseLinear": 4, "SparseLinearNBits": 5}
 """Of the operators that the others are made from, the bias included."""
+_GAIN = 2
+"""Among the inputs of a norm."""
 
 
 class FuseNormsPass(ir.passes.InPlacePass):
@@ -39,7 +41,9 @@ def _added_product(norm: ir.Node) -> ir.Node | None:
     """The projection whose product alone is added by a norm, if that is what the node is."""
     if (norm.domain, norm.op_type) != ("com.microsoft", "SkipSimplifiedLayerNormalization"):
         return None
-    if any(value is not None for value in norm.inputs[3:]) or any(map(is_read, norm.outputs[1:3])):
+    if len(norm.inputs) <= _GAIN or any(value is not None for value in norm.inputs[_GAIN + 1 :]):
+        return None
+    if any(map(is_read, norm.outputs[1:3])):
         return None
     for value in reversed(norm.inputs[:2]):
         product = value.producer() if value is not None else None

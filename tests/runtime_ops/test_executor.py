@@ -1,12 +1,14 @@
 """The executor against onnxruntime on the trained model, and its gradients against finite differences."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
+from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer
 
@@ -97,3 +99,44 @@ def test_a_missing_input_is_named():
     model = model_of("g (float[2, 3] x, float[2, 3] z) => (float[2, 3] y) { y = Add (x, z) }")
     with pytest.raises(SparseccError, match="computes no z"):
         GraphExecutor(model).run({"x": torch.zeros(2, 3)}, ["y"])
+
+
+def test_a_split_into_fewer_pieces_than_outputs_is_named():
+    model = model_of(
+        'g (float[2, 6] x) => (float[2, 2] y) { ["cut"] a, b, c, d = Split <axis = 1> (x, widths) y = Add (c, d) }',
+        {"widths": np.array([2, 2, 2])},
+    )
+    with pytest.raises(SparseccError, match="Split 'cut' has 4 outputs and gives 3"):
+        GraphExecutor(model).run({"x": torch.zeros(2, 6)}, ["y"])
+
+
+def test_an_output_that_an_operator_does_not_give_is_named():
+    model = model_of('g (float[2, 6] x) => (float[2, 6] z) { ["more"] y, z = Neg (x) }')
+    with pytest.raises(SparseccError, match="Neg 'more' has 2 outputs and gives 1"):
+        GraphExecutor(model).run({"x": torch.zeros(2, 6)}, ["z"])
+
+
+def test_a_missing_file_of_weights_is_one_line(tmp_path):
+    ir.save(model_of("g (float[2, 3] x) => (float[2, 3] y) { y = Add (x, w) }", {"w": (2, 3)}), tmp_path / "m.onnx")
+    model = ir.load(tmp_path / "m.onnx")
+    missing = ir.ExternalTensor("gone", 0, 24, ir.DataType.FLOAT, shape=ir.Shape([2, 3]), name="w", base_dir=tmp_path)
+    model.graph.initializers["w"].const_value = missing
+    with pytest.raises(SparseccError, match=r"the constants of Add '' cannot be loaded: .*gone"):
+        GraphExecutor(model)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+            "reading: the memory of cuda:1 is full; take",
+        ),
+        (AttributeError("'NoneType' has no shape"), "reading: 'NoneType' has no shape; export or compile"),
+        (OSError(5, "broken"), "reading: .*broken; export or compile"),
+        (SparseccError("one line"), "^one line$"),
+    ],
+)
+def test_failures_are_one_line_and_name_full_memory(error, said):
+    with pytest.raises(SparseccError, match=said), executor_failures("reading", torch.device("cuda:1")):
+        raise error

@@ -99,3 +99,7 @@ def test_a_second_call_does_nothing():
     model = layer()
     assert fused(model).modified
     assert not FuseNormsPass()(model).modified
+
+
+def test_a_norm_without_a_gain_stays():
+    assert not fused(layer(names=[(", gain)", ")")])).modified

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.operators.host_values import copy_on
 from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, integers, require
 
@@ -118,9 +119,11 @@ def _bind_split(node: ir.Node, _placement: Placement) -> Kernel:
     axis, pieces = node.attributes.get_int("axis", 0), len(node.outputs)
 
     def split(tensor: torch.Tensor, widths: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        if widths is not None:
-            return torch.split(tensor, integers(widths), axis)
-        return torch.split(tensor, -(-tensor.shape[axis] // pieces), axis)
+        sizes = -(-tensor.shape[axis] // pieces) if widths is None else integers(widths)
+        parts = torch.split(tensor, sizes, axis)
+        if len(parts) != pieces:
+            raise SparseccError(f"Split {node.name!r} has {pieces} outputs and gives {len(parts)}")
+        return parts
 
     return split
 
