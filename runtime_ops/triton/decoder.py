@@ -122,6 +122,8 @@ class Decoder:
         return logits
 
     def _forget(self) -> None:
+        for held in self._cache.values():
+            held.zero_()  # attention multiplies what it masks by 0, which NaN survives
         self._mask.zero_()
         self._length.zero_()
         self._next_token.zero_()

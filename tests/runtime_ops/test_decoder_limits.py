@@ -43,6 +43,15 @@ def test_a_cache_larger_than_memory_is_refused(capacity):
         decoder(capacity)
 
 
+def test_a_sequence_of_nan_leaves_the_next_one_alone():
+    used, fresh = decoder(), decoder()
+    used.start([0, NAN_TOKEN, NAN_TOKEN])
+    for each in (used, fresh):
+        each.start([0])
+    torch.testing.assert_close(used.step(1), fresh.step(1))
+    assert fresh.step(1).isfinite().all()
+
+
 def test_logits_of_another_rank_are_refused():
     with pytest.raises(SparseccError, match=r"one_number is \[\], logits are \[1, tokens, vocabulary\]"):
         decoder(logits_name="one_number").start([0])
