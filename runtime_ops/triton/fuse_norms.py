@@ -14,8 +14,8 @@ NORMED = "Normed"
 """Before the name of a sparse operator: its hidden state is put through an RMS norm first."""
 INPUTS = {"SparseLinear": 4, "SparseLinearNBits": 5}
 """Of the operators that the others are made from, the bias included."""
-_GAIN = 2
-"""Among the inputs of a norm."""
+_GAIN, _WEIGHT = 2, 2
+"""Among the inputs of a norm, and of those operators."""
 
 
 class FuseNormsPass(ir.passes.InPlacePass):
@@ -23,8 +23,9 @@ class FuseNormsPass(ir.passes.InPlacePass):
 
     The first gives the sum, and its squares added up by tiles of columns, which is all that a norm needs to know of the
     whole row; the second norms the entries that it reads. The norm's own launch, and one wait for all of the row, are
-    saved. Nothing but sparse projections may read the norm. Gated projections have to be fused before. A sum of a fused
-    graph can be read, but neither given nor edited: its squares would still be the old ones.
+    saved. Nothing but sparse projections may read the norm, whose gain must be known to have one entry for each column.
+    Gated projections have to be fused before. A sum of a fused graph can be read, but neither given nor edited: its
+    squares would still be the old ones.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -49,9 +50,20 @@ def _added_product(norm: ir.Node) -> ir.Node | None:
         product = value.producer() if value is not None else None
         if product is None or _base(product) is None or GATED in product.op_type:
             continue
-        if len(product.outputs[0].uses()) == 1 and not product.outputs[0].is_graph_output():
+        is_read_only_here = len(product.outputs[0].uses()) == 1 and not product.outputs[0].is_graph_output()
+        if is_read_only_here and _has_gain_by_column(norm, product):
             return product
     return None
+
+
+def _has_gain_by_column(norm: ir.Node, product: ir.Node) -> bool:
+    weight = _shape(product.inputs[_WEIGHT]) if len(product.inputs) > _WEIGHT else None
+    return weight is not None and _shape(norm.inputs[_GAIN]) == weight[-1:]
+
+
+def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """What is known to be the shape of a constant."""
+    return None if value is None or value.const_value is None else value.const_value.shape.numpy()
 
 
 def _readers(norm: ir.Node) -> list[ir.Node]:

@@ -1,11 +1,13 @@
 """The residual sum and the norm between sparse projections, as the executor puts them into these."""
 
+import onnx_ir as ir
 import pytest
 import torch
 
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
+from sparsecc.runtime_ops.triton.operators import normalization
 
 from ..graphs import model_of
 
@@ -103,3 +105,35 @@ def test_a_second_call_does_nothing():
 
 def test_a_norm_without_a_gain_stays():
     assert not fused(layer(names=[(", gain)", ")")])).modified
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 8), (4,)])
+def test_a_gain_that_is_not_one_entry_for_each_column_stays(shape):
+    model = layer()
+    model.graph.initializers["gain"].const_value = ir.tensor(torch.ones(shape).numpy())
+    assert not fused(model).modified
+
+
+def test_a_computed_gain_stays():
+    assert not fused(layer(names=[('["norm"]', 'made = Neg (gain) ["norm"]'), (", gain)", ", made)")])).modified
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_residual_is_broadcast(rows):
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(1, rows, 8), "residual": torch.randn(1, 1, 8)}
+    expected = GraphExecutor(layer()).run(inputs, ["y"])["y"]
+    torch.testing.assert_close(fusing_executor(layer()).run(inputs, ["y"])["y"], expected)
+
+
+def test_what_is_broadcast_is_not_for_the_kernel(monkeypatch):
+    monkeypatch.setattr(normalization, "is_for_triton", lambda *_tensors: True)
+    text = """
+    g (float[1, s, 8] x, float[1, 1, 8] skip) => (float[1, s, 8] y, float[1, s, 8] z) {
+      y = com.microsoft.SkipSimplifiedLayerNormalization (x, skip, gain)
+      z = SimplifiedLayerNormalization (x, one)
+    }
+    """
+    inputs = {"x": torch.randn(1, 3, 8), "skip": torch.randn(1, 1, 8)}
+    results = GraphExecutor(model_of(text, {"gain": (8,), "one": (1,)})).run(inputs, ["y", "z"])
+    assert results["y"].shape == results["z"].shape == (1, 3, 8)
