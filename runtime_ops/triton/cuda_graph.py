@@ -6,15 +6,32 @@ from collections.abc import Callable
 
 import torch
 
+from sparsecc.runtime_ops.triton.current_device import on_device
+
 _WARM_UP_STEPS = 3
 """Kernels are compiled and workspaces allocated before the capture, which allows neither."""
 
 
-def captured(step: Callable[[], torch.Tensor], reset: Callable[[], None]) -> Callable[[], torch.Tensor]:
-    """A function that replays ``step``, with the tensor that it returned when it was captured.
+def captured(
+    step: Callable[[], torch.Tensor], reset: Callable[[], None], device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """A function that replays ``step`` on a GPU, with the tensor that it returned when it was captured.
 
     ``step`` reads and writes the same tensors each time, and is run a few times first; ``reset`` undoes what that did.
     """
+    with on_device(device):
+        graph, result = _captured(step, reset)
+
+    def replay() -> torch.Tensor:
+        with on_device(device):
+            graph.replay()
+        return result
+
+    return replay
+
+
+def _captured(step: Callable[[], torch.Tensor], reset: Callable[[], None]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """Of the current device."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
@@ -26,9 +43,4 @@ def captured(step: Callable[[], torch.Tensor], reset: Callable[[], None]) -> Cal
     with torch.no_grad(), torch.cuda.graph(graph, stream=stream):
         result = step()
     reset()
-
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return result
-
-    return replay
+    return graph, result

@@ -63,7 +63,8 @@ class Decoder:
         self._length = torch.zeros(1, dtype=torch.int64, device=placement.device)
         self._next_token = torch.zeros((1, 1), dtype=torch.int64, device=placement.device)
         self._held = 0
-        self._step = captured(self._decode, self._forget) if placement.device.type == "cuda" else self._decode
+        is_captured = placement.device.type == "cuda"
+        self._step = captured(self._decode, self._forget, placement.device) if is_captured else self._decode
 
     @torch.no_grad()
     def start(self, token_ids: Sequence[int]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass
 
 from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.constants import Constants
+from sparsecc.runtime_ops.triton.current_device import on_device
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.runtime_ops.triton.operators import OPERATORS
@@ -105,19 +106,23 @@ class GraphExecutor:
         edits = edits or {}
         for name in values.keys() & edits.keys():
             values[name] = edits[name](values[name])
-        for step, unused in plan.steps:
-            arguments = [values[slot] if isinstance(slot, str) else slot for slot in step.arguments]
-            with executor_failures(f"the executor cannot compute {step.node_name}", device):
-                results = step.kernel(*arguments)
-            computed = results if isinstance(results, tuple) else (results,)
-            if any(name and name not in unused for name in step.results[len(computed) :]):
-                raise SparseccError(f"{step.node_name} has {len(step.results)} outputs and gives {len(computed)}")
-            for name, result in zip(step.results, computed, strict=False):
-                if name:
-                    values[name] = edits[name](result) if name in edits else result
-            for name in unused:
-                values.pop(name, None)
+        with on_device(device):
+            for step, unused in plan.steps:
+                results = self._computed(step, values)
+                if any(name and name not in unused for name in step.results[len(results) :]):
+                    raise SparseccError(f"{step.node_name} has {len(step.results)} outputs and gives {len(results)}")
+                for name, result in zip(step.results, results, strict=False):
+                    if name:
+                        values[name] = edits[name](result) if name in edits else result
+                for name in unused:
+                    values.pop(name, None)
         return {name: values[name] for name in outputs}
+
+    def _computed(self, step: _Step, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        arguments = [values[slot] if isinstance(slot, str) else slot for slot in step.arguments]
+        with executor_failures(f"the executor cannot compute {step.node_name}", self.placement.device):
+            results = step.kernel(*arguments)
+        return results if isinstance(results, tuple) else (results,)
 
     def _plan(self, outputs: tuple[str, ...], given: frozenset[str]) -> _Plan:
         """Walk back from the outputs to what is given."""

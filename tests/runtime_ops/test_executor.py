@@ -1,5 +1,7 @@
 """The executor against onnxruntime on the trained model, and its gradients against finite differences."""
 
+import contextlib
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -7,6 +9,8 @@ import torch
 
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
+from sparsecc.runtime_ops.triton import executor
+from sparsecc.runtime_ops.triton.current_device import on_device
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.session import open_session, run_prompt
@@ -99,6 +103,16 @@ def test_a_missing_input_is_named():
     model = model_of("g (float[2, 3] x, float[2, 3] z) => (float[2, 3] y) { y = Add (x, z) }")
     with pytest.raises(SparseccError, match="computes no z"):
         GraphExecutor(model).run({"x": torch.zeros(2, 3)}, ["y"])
+
+
+def test_kernels_are_launched_on_the_device_of_the_graph(monkeypatch):
+    model = model_of("g (float[2, 3] x) => (float[2, 3] y) { y = Neg (x) }")
+    chosen = []
+    monkeypatch.setattr(executor, "on_device", lambda device: contextlib.nullcontext(chosen.append(device)))
+    GraphExecutor(model).run({"x": torch.zeros(2, 3)}, ["y"])
+    assert chosen == [torch.device("cpu")]
+    monkeypatch.setattr(torch.cuda, "device", lambda device: device)
+    assert on_device(torch.device("cuda:1")) == torch.device("cuda:1")
 
 
 def test_a_split_into_fewer_pieces_than_outputs_is_named():
