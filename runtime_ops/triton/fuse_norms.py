@@ -63,7 +63,7 @@ def _has_gain_by_column(norm: ir.Node, product: ir.Node) -> bool:
 
 def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """What is known to be the shape of a constant."""
-    return None if value is None or value.const_value is None else value.const_value.shape.numpy()
+    return None if value is None or value.const_value is None else tuple(value.const_value.shape.numpy())
 
 
 def _readers(norm: ir.Node) -> list[ir.Node]:
