@@ -1,6 +1,7 @@
 """Small integer tensors that describe shapes stay on the host; what meets a tensor of the device is copied there once.
 
-A copy within a decode step would make the device wait for the host, and could not be captured in a CUDA graph.
+A copy within a decode step would make the device wait for the host, and could not be captured in a CUDA graph. A graph
+that was captured reads its copies as long as it lives, so none is ever freed; they are few and small.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import functools
 from collections.abc import Callable
 
 import torch
-
-_KEPT_COPIES = 4096
 
 
 def on_one_device(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -32,6 +31,6 @@ def copy_on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return _copy(tuple(tensor.reshape(-1).tolist()), tuple(tensor.shape), tensor.dtype, device)
 
 
-@functools.lru_cache(_KEPT_COPIES)
+@functools.cache
 def _copy(entries: tuple[float, ...], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.tensor(entries, dtype=dtype, device=device).reshape(shape)
