@@ -53,7 +53,7 @@ class Decoder:
             self._cache = {
                 name: torch.zeros(cache_shape, dtype=placement.dtype, device=placement.device)
                 for name in executor.input_names
-                if name.startswith("past")
+                if is_cache(name)
             }
         except RuntimeError as error:
             raise SparseccError(
@@ -129,6 +129,11 @@ class Decoder:
         self._length.zero_()
         self._next_token.zero_()
         self._held = 0
+
+
+def is_cache(input_name: str) -> bool:
+    """Whether an input of a decoder holds keys or values."""
+    return input_name.startswith("past")
 
 
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,12 @@ import onnx_ir as ir
 import torch
 
 from sparsecc.errors import SparseccError
-from sparsecc.runtime_ops.triton.decoder import Decoder
+from sparsecc.runtime_ops.triton.decoder import Decoder, is_cache
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
 from sparsecc.runtime_ops.triton.fuse_norms import FuseNormsPass
 from sparsecc.runtime_ops.triton.fuse_selected_linear import FuseSelectedLinearPass
+from sparsecc.runtime_ops.triton.operators.attention import is_written_in_place
 from sparsecc.runtime_ops.triton.positions_first import PositionsFirstPass
 from sparsecc.runtime_ops.triton.read_every_channel import ReadEveryChannelPass
 
@@ -45,7 +46,16 @@ def open_decoder(
     """A decoder with room for ``capacity`` tokens, its graph fused for speed. The model is not changed.
 
     Raises:
-        SparseccError: the executor cannot compute a node of the model.
+        SparseccError: the executor cannot compute a node of the model, or the model keeps its cache in another way.
     """
+    _require_caches_in_place(model.graph)
     executor = GraphExecutor(model, device, dtype, [graph_pass() for graph_pass in _PASSES])
     return Decoder(executor, capacity, kv_heads=kv_heads, head_size=head_size, logits_name=logits_name)
+
+
+def _require_caches_in_place(graph: ir.Graph) -> None:
+    """Refuse a cache that attention would read and not write: each step would forget the ones before it."""
+    for value in graph.inputs:
+        reads = value.uses()
+        if is_cache(str(value.name)) and reads and not any(is_written_in_place(*read) for read in reads):
+            raise SparseccError(f"{value.name} is no cache that attention writes in place; run with --device cpu")

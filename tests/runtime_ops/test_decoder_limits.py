@@ -26,9 +26,9 @@ CONSTANTS = {"table": TABLE, "axis": np.array([1]), "one": np.array([1])}
 NAN_TOKEN = 2
 
 
-def decoder(capacity=8, kv_heads=1, head_size=4, **options):
+def decoder(capacity=8, kv_heads=1, head_size=4, text=DECODER, **options):
     shape = {"kv_heads": kv_heads, "head_size": head_size}
-    return open_decoder(model_of(DECODER, CONSTANTS), capacity, device="cpu", dtype=torch.float32, **shape, **options)
+    return open_decoder(model_of(text, CONSTANTS), capacity, device="cpu", dtype=torch.float32, **shape, **options)
 
 
 @pytest.mark.parametrize("size", [{"capacity": 0}, {"kv_heads": -1}, {"head_size": -4}])
@@ -41,6 +41,12 @@ def test_a_cache_that_holds_nothing_is_refused(size):
 def test_a_cache_larger_than_memory_is_refused(capacity):
     with pytest.raises(SparseccError, match="does not fit the memory of cpu"):
         decoder(capacity)
+
+
+def test_a_cache_that_is_not_written_in_place_is_refused():
+    text = DECODER.replace("x = Gather", "key = Identity (past_key) x = Gather").replace("x, past_key", "x, key")
+    with pytest.raises(SparseccError, match="past_key is no cache that attention writes in place"):
+        decoder(text=text)
 
 
 def test_a_sequence_of_nan_leaves_the_next_one_alone():

@@ -139,7 +139,7 @@ def _visible(query_positions: torch.Tensor, keys: int, window: int) -> torch.Ten
 def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
     setting = attention_setting(node)
     require(all(has_input(node, index) for index in _CACHE), node, "has no key-value cache")
-    is_cache_its_own = not all(_is_given(node.inputs[index]) for index in _CACHE)
+    is_cache_its_own = not _is_cache_given(node)
 
     def group_query_attention(
         query: torch.Tensor,
@@ -191,6 +191,16 @@ def _bind_group_query_attention(node: ir.Node, _placement: Placement) -> Kernel:
         return join_heads(attended), present_key, present_value
 
     return group_query_attention
+
+
+def is_written_in_place(node: ir.Node, index: int) -> bool:
+    """Whether a node writes new keys or values into that input, where it is longer than what it holds."""
+    is_attention = (node.domain, node.op_type) == ("com.microsoft", "GroupQueryAttention")
+    return is_attention and index in _CACHE and _is_cache_given(node)
+
+
+def _is_cache_given(node: ir.Node) -> bool:
+    return all(has_input(node, index) and _is_given(node.inputs[index]) for index in _CACHE)
 
 
 def _is_given(value: ir.Value | None) -> bool:
