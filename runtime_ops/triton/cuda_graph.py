@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from sparsecc.runtime_ops.triton.current_device import on_device
+from sparsecc.runtime_ops.triton.failures import executor_failures
 
 _WARM_UP_STEPS = 3
 """Kernels are compiled and workspaces allocated before the capture, which allows neither."""
@@ -18,8 +19,11 @@ def captured(
     """A function that replays ``step`` on a GPU, with the tensor that it returned when it was captured.
 
     ``step`` reads and writes the same tensors each time, and is run a few times first; ``reset`` undoes what that did.
+
+    Raises:
+        SparseccError: the step needs the host, as where a shape depends on values, or more memory than there is.
     """
-    with on_device(device):
+    with on_device(device), executor_failures("a decode step cannot be captured as a CUDA graph", device):
         graph, result = _captured(step, reset)
 
     def replay() -> torch.Tensor:

@@ -55,11 +55,11 @@ class Decoder:
                 for name in executor.input_names
                 if is_cache(name)
             }
+            self._mask = torch.zeros((1, capacity), dtype=torch.int64, device=placement.device)
         except RuntimeError as error:
             raise SparseccError(
                 f"a cache of {capacity} tokens does not fit the memory of {placement.device}; take fewer"
             ) from error
-        self._mask = torch.zeros((1, capacity), dtype=torch.int64, device=placement.device)
         self._length = torch.zeros(1, dtype=torch.int64, device=placement.device)
         self._next_token = torch.zeros((1, 1), dtype=torch.int64, device=placement.device)
         self._held = 0

@@ -9,7 +9,7 @@ import torch
 
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
-from sparsecc.runtime_ops.triton import executor
+from sparsecc.runtime_ops.triton import cuda_graph, executor
 from sparsecc.runtime_ops.triton.current_device import on_device
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.failures import executor_failures
@@ -154,3 +154,13 @@ def test_a_missing_file_of_weights_is_one_line(tmp_path):
 def test_failures_are_one_line_and_name_full_memory(error, said):
     with pytest.raises(SparseccError, match=said), executor_failures("reading", torch.device("cuda:1")):
         raise error
+
+
+def test_a_step_that_cannot_be_captured_is_one_line(monkeypatch):
+    def invalid(_step, _reset):
+        raise RuntimeError("operation not permitted when stream is capturing\nSearch for it")
+
+    monkeypatch.setattr(cuda_graph, "_captured", invalid)
+    said = "a decode step cannot be captured as a CUDA graph: operation not permitted when stream is capturing; export"
+    with pytest.raises(SparseccError, match=said):
+        cuda_graph.captured(lambda: torch.zeros(1), lambda: None, torch.device("cpu"))
