@@ -356,7 +356,8 @@ def test_a_full_disk(checkpoint, dense, tmp_path, megabytes):
         pytest.skip("this machine mounts no tmpfs")
     try:
         for model in (checkpoint, dense.directory):
-            command = ["compile", str(model), "-o", str(disk / "out"), "--method", "teal", "--tokens", "128", "--no-measure"]
+            options = ("--method", "teal", "--tokens", "128", "--no-measure")
+            command = ["compile", str(model), "-o", str(disk / "out"), *options]
             result = CliRunner().invoke(app, command)
             assert result.exit_code == 2, result.output
             assert "the disk is full" in result.stderr
