@@ -145,8 +145,7 @@ def benchmark(
 ) -> tuple[list[Speed], float]:
     """Measure each model ``ROUNDS`` times, all of them in turn in each round, on real text.
 
-    The read bandwidth is measured before every turn, and the median is what the limits are computed from: like the
-    median of the token times, it says what the machine gave while the models ran.
+    The read bandwidth is measured before every turn, and the best is what the limits are computed from.
 
     Args:
         artifacts: dense or sparse; at least one.

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import optuna
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sparsecc.command_line import app
@@ -344,6 +345,12 @@ def test_an_output_where_nothing_can_be_made(refused, dense):
     assert "/proc" in refused("compile", dense.directory, "-o", "/proc/sparse")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [("generate", "--prompt", "It was"), ("eval",), ("bench",)])
+def test_a_gpu_that_is_not_there(refused, dense, command):
+    assert "run with --device cpu" in refused(*command, dense.directory, "--device", "cuda")
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("megabytes", [1, 40])
 def test_a_full_disk(checkpoint, dense, tmp_path, megabytes):
@@ -356,7 +363,7 @@ def test_a_full_disk(checkpoint, dense, tmp_path, megabytes):
         pytest.skip("this machine mounts no tmpfs")
     try:
         for model in (checkpoint, dense.directory):
-            options = ("--method", "teal", "--tokens", "128", "--no-measure")
+            options = ("--method", "teal", "--tokens", "1024", "--no-measure")
             command = ["compile", str(model), "-o", str(disk / "out"), *options]
             result = CliRunner().invoke(app, command)
             assert result.exit_code == 2, result.output

@@ -18,6 +18,8 @@ from sparsecc.methods.fisher import _thresholds, outputs_behind
 from sparsecc.model_file import load_model
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
+from .conftest import THREADS
+
 SPARSITY = 0.5
 TOKENS, WINDOW = 1024, 256
 
@@ -33,7 +35,11 @@ def model(dense, statistics):
     projections = require_projections(load_model(dense.model_path), dense.model_path)
     short = dataclasses.replace(statistics.calibration, tokens=TOKENS, window=WINDOW)
     return CalibratedModel(
-        dense, projections, dataclasses.replace(statistics, calibration=short), shipped_text("calibration"), threads=2
+        dense,
+        projections,
+        dataclasses.replace(statistics, calibration=short),
+        shipped_text("calibration"),
+        threads=THREADS,
     )
 
 
@@ -87,7 +93,7 @@ def test_a_channel_that_nothing_depends_on_is_never_kept(model, root_of_level, k
 
 
 def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, model, windows, tmp_path):
-    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows, threads=2)
+    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows, threads=THREADS)
     assert seen.sparsity == pytest.approx(SPARSITY, abs=2e-3)
     weights = [projection.weight_count for projection in model.projections]
     calibrated = np.average([entry.calibrated_sparsity for entry in recipe.projections], weights=weights)
@@ -99,7 +105,7 @@ def test_the_rotated_model_skips_what_was_asked_for_on_text_that_its_rotation_wa
 ):
     """Of four windows the first two."""
     recipe = METHODS["rotated-fisher"](model, SPARSITY)
-    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows.first(2), threads=2)
+    seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows.first(2), threads=THREADS)
     assert seen.sparsity == pytest.approx(SPARSITY, abs=3e-3)
 
 

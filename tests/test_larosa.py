@@ -23,6 +23,7 @@ from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 from . import small_llama
+from .conftest import THREADS
 
 WIDTH, LAYERS = 384, 8
 LEADING = 4
@@ -57,7 +58,7 @@ def test_a_token_keeps_as_many_channels_as_the_recipe_says(larosa: Artifact):
         assert entry.threshold is None
     assert sum(is_added(node) for node in load_model(larosa.model_path).graph) == LAYERS - 1
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(larosa.directory), tokens=256, window=128)
-    assert evaluate(larosa, windows, threads=2).sparsity == pytest.approx(0.5, abs=0.002)
+    assert evaluate(larosa, windows, threads=THREADS).sparsity == pytest.approx(0.5, abs=0.002)
 
 
 def test_a_projection_computes_the_formula(dense: Artifact, larosa: Artifact):
@@ -82,7 +83,7 @@ def test_a_projection_computes_the_formula(dense: Artifact, larosa: Artifact):
         for norm in ("input_layernorm", "post_attention_layernorm")
     }
     moment = np.zeros((WIDTH, WIDTH))
-    for piece in hidden_states_on(dense, list(gains), windows, "reading", threads=2):
+    for piece in hidden_states_on(dense, list(gains), windows, "reading", threads=THREADS):
         for name, norm_gain in gains.items():
             normalized = piece[name].reshape(-1, WIDTH).astype(np.float64) / norm_gain
             moment += normalized.T @ normalized
@@ -106,7 +107,9 @@ def small_recipe(small):
     dense, _ = small
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("sparsecc.methods.larosa"), "ROTATION_TOKENS", TOKENS)
-        return make_recipe(dense, calibrate(dense, small_windows(dense), threads=2), "larosa", 0.5, threads=2)
+        return make_recipe(
+            dense, calibrate(dense, small_windows(dense), threads=THREADS), "larosa", 0.5, threads=THREADS
+        )
 
 
 def small_windows(dense):
@@ -197,7 +200,7 @@ def test_it_generates_and_its_perplexity_is_that_of_a_language_model(larosa: Art
     text = "".join(generate(larosa, "It was a dark night", max_new_tokens=8))
     assert text.strip()
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(larosa.directory), tokens=1024, window=512)
-    assert evaluate(larosa, windows, threads=2).perplexity < 70
+    assert evaluate(larosa, windows, threads=THREADS).perplexity < 70
 
 
 def test_at_zero_sparsity_nothing_is_rotated_or_skipped(dense: Artifact, statistics: Statistics):

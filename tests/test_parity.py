@@ -17,6 +17,7 @@ from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer
 
 from . import contrib_operators
+from .conftest import THREADS
 
 PROMPTS = (
     "It was a dark night",
@@ -39,12 +40,12 @@ def token_ids_of(artifact, prompt):
 
 
 def onnxruntime_logits(artifact, token_ids, *, ops_library):
-    session = open_session(artifact.model_path, ops_library=ops_library, threads=2)
+    session = open_session(artifact.model_path, ops_library=ops_library, threads=THREADS)
     return next(run_prompt(session, token_ids, ["logits"], **artifact.cache_shape))[0][0]
 
 
 def genai_logits(artifact, token_ids):
-    model = load_generator_model(artifact, threads=2)
+    model = load_generator_model(artifact, threads=THREADS)
     parameters = og.GeneratorParams(model)
     parameters.set_search_options(max_length=len(token_ids) + 1)
     generator = og.Generator(model, parameters)
@@ -101,13 +102,13 @@ def test_many_sparse_rows_agree_with_and_without_the_library(compiled):
     token_ids = token_ids_of(sparse, " ".join(PROMPTS))[:32]
     logits = []
     for library in (None, sparse.ops_library):
-        session = open_session(graph, data_folder=sparse.directory, ops_library=library, threads=2)
+        session = open_session(graph, data_folder=sparse.directory, ops_library=library, threads=THREADS)
         logits.append(next(run_prompt(session, token_ids, ["logits"], **sparse.cache_shape))[0])
     assert relative_error(logits[1], logits[0]) < TOLERANCE
 
 
 def greedy_tokens(artifact, token_ids, new_tokens):
-    model = load_generator_model(artifact, threads=2)
+    model = load_generator_model(artifact, threads=THREADS)
     parameters = og.GeneratorParams(model)
     length = len(token_ids) + new_tokens
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)

@@ -5,16 +5,27 @@ from pathlib import Path
 
 import pytest
 
+from sparsecc.calibration import calibrate
+from sparsecc.compilation import make_recipe, write_sparse_artifact
 from sparsecc.evaluation import evaluate
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
+
+from .conftest import THREADS
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference-books-16m.json").read_text())
 TOLERANCE = 0.005
 
 
+@pytest.fixture(scope="module")
+def statistics(dense):
+    """On all tokens of the protocol."""
+    windows = token_windows(shipped_text("calibration"), load_tokenizer(dense.directory))
+    return calibrate(dense, windows, threads=THREADS)
+
+
 def perplexity_of(artifact):
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(artifact.directory))
-    return evaluate(artifact, windows, threads=2)
+    return evaluate(artifact, windows, threads=THREADS)
 
 
 def test_dense_perplexity_agrees_with_pytorch(dense):
@@ -24,16 +35,16 @@ def test_dense_perplexity_agrees_with_pytorch(dense):
 
 
 @pytest.mark.parametrize("method", ["teal", "wina"])
-def test_sparse_perplexity_agrees_with_pytorch(compiled, method):
-    evaluation = perplexity_of(compiled(method, 0.5))
+def test_sparse_perplexity_agrees_with_pytorch(dense, statistics, tmp_path, method):
+    sparse = write_sparse_artifact(dense, make_recipe(dense, statistics, method, 0.5), tmp_path)
+    evaluation = perplexity_of(sparse)
     assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"][f"{method}-0.5"], rel=TOLERANCE)
     assert evaluation.sparsity == pytest.approx(0.5, abs=0.02)
     assert set(evaluation.sparsity_by_kind) == {"q", "k", "v", "o", "gate", "up", "down"}
 
 
-def test_thresholds_agree_with_pytorch(compiled):
-    recipe = json.loads((compiled("teal", 0.5).directory / "recipe.json").read_text())
-    for entry in recipe["projections"]:
-        block = "mlp" if entry["kind"] in ("gate", "up", "down") else "self_attn"
-        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry['layer']}.{block}.{entry['kind']}_proj"]
-        assert entry["threshold"] == pytest.approx(reference, rel=1e-3)
+def test_thresholds_agree_with_pytorch(dense, statistics):
+    for entry in make_recipe(dense, statistics, "teal", 0.5).projections:
+        block = "mlp" if entry.kind in ("gate", "up", "down") else "self_attn"
+        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry.layer}.{block}.{entry.kind}_proj"]
+        assert entry.threshold == pytest.approx(reference, rel=1e-3)

@@ -26,6 +26,8 @@ from sparsecc.quantization.finite_weight import weight_array
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer, shipped_text, token_windows
 
+from .conftest import THREADS
+
 SMALL = Search(population=3, generations=1, tokens=128)
 RANK = 6
 
@@ -33,7 +35,7 @@ RANK = 6
 @pytest.fixture(scope="module")
 def calibrated(dense: Artifact, statistics: Statistics) -> CalibratedModel:
     projections = require_projections(load_model(dense.model_path), dense.model_path)
-    return CalibratedModel(dense, projections, statistics, shipped_text("calibration"), threads=2)
+    return CalibratedModel(dense, projections, statistics, shipped_text("calibration"), threads=THREADS)
 
 
 @pytest.fixture(scope="module", params=["fp32", pytest.param("int4", marks=pytest.mark.slow)])
@@ -42,13 +44,13 @@ def of_rank(
 ) -> Artifact:
     directory = tmp_path_factory.mktemp(f"rank-{request.param}")
     recipe = make_recipe(dense, statistics, "r-sparse", 0.5, rank=RANK, weights=request.param)
-    return write_sparse_artifact(dense, dataclasses.replace(recipe, weights=request.param), directory, threads=2)
+    return write_sparse_artifact(dense, dataclasses.replace(recipe, weights=request.param), directory, threads=THREADS)
 
 
 def test_branches_count_as_read(of_rank: Artifact):
     """The target is met with them, also beside int4 weights, where they are float16 and cost four times as much."""
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(of_rank.directory), tokens=512, window=256)
-    seen = evaluate(of_rank, windows, threads=2)
+    seen = evaluate(of_rank, windows, threads=THREADS)
     assert {entry.rank for entry in inspect(of_rank)} == {RANK}
     assert seen.sparsity == pytest.approx(0.5, abs=0.03)
     assert seen.perplexity < 70
@@ -61,7 +63,7 @@ def test_it_runs_with_and_without_the_library(of_rank: Artifact):
     ids = first_tokens(load_tokenizer(of_rank.directory), 32 if is_int4 else 4)
     logits = []
     for library in (of_rank.ops_library, None):
-        session = open_session(of_rank.model_path, ops_library=library, threads=2)
+        session = open_session(of_rank.model_path, ops_library=library, threads=THREADS)
         logits.append(next(run_prompt(session, ids, ["logits"], **of_rank.cache_shape))[0])
     assert np.abs(logits[0] - logits[1]).max() < 1e-3 * np.abs(logits[1]).max()
     assert "".join(generate(of_rank, "It was a dark night", max_new_tokens=4)).strip()
@@ -93,7 +95,7 @@ def test_a_search_finds_a_recipe_within_its_budget(calibrated: CalibratedModel, 
     assert read / sum(map(np.prod, sizes.values())) == pytest.approx(0.5, abs=1e-3)
     again = searched(calibrated, 0.5, "r-sparse", singular_directions, SMALL)
     assert again.projections == recipe.projections
-    write_sparse_artifact(calibrated.dense, recipe, tmp_path, threads=2)
+    write_sparse_artifact(calibrated.dense, recipe, tmp_path, threads=THREADS)
     assert [entry.rank for entry in inspect(open_artifact(tmp_path))] == [entry.rank for entry in recipe.projections]
 
 
@@ -108,7 +110,7 @@ def test_whitened_branches_lose_less_of_what_is_dropped(calibrated: CalibratedMo
     windows = token_windows(calibrated.text, load_tokenizer(dense.directory), tokens=8192, window=dense.window)
     covariances = {
         entry.name: covariance.astype(np.float64)
-        for entry, covariance in dropped_covariances(dense, few.projections, thresholds, windows, threads=2)
+        for entry, covariance in dropped_covariances(dense, few.projections, thresholds, windows, threads=THREADS)
     }
     for projection, rows in directions_of_dropped(few, 0.5, ranks):
         weight = weight_array(projection).astype(np.float64)

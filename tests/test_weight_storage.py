@@ -23,6 +23,8 @@ from sparsecc.recipe import Recipe
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
+from .conftest import THREADS
+
 TOKENS = 4096
 WEIGHT_TYPES = {"fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
 BYTES_OF_A_WEIGHT = {"fp16": 2, "int8": 1 + 2 / BLOCK_SIZE, "int4": 0.5 + 2 / BLOCK_SIZE}
@@ -54,7 +56,7 @@ def stored(
 ) -> Artifact:
     target = tmp_path_factory.mktemp("stored") / weights
     with staged_directory(target, overwrite=False) as staging:
-        write_sparse_artifact(dense, recipe, staging, text, threads=2)
+        write_sparse_artifact(dense, recipe, staging, text, threads=THREADS)
     return open_artifact(target)
 
 
@@ -65,7 +67,7 @@ def perplexity_in_fp32(compiled: Callable[[str, float], Artifact]) -> float:
 
 def perplexity(artifact: Artifact) -> float:
     windows = token_windows(shipped_text("evaluation"), load_tokenizer(artifact.directory), tokens=TOKENS)
-    return evaluate(artifact, windows, threads=2).perplexity
+    return evaluate(artifact, windows, threads=THREADS).perplexity
 
 
 def test_quality_is_kept(stored: Artifact, weights: str, perplexity_in_fp32: float):
@@ -99,13 +101,13 @@ def test_kernels_and_functions_agree_on_a_prompt(stored: Artifact):
     token_ids = load_tokenizer(stored.directory).encode(PROMPT, add_special_tokens=False).ids
     logits = []
     for library in (None, stored.ops_library):
-        session = open_session(stored.model_path, ops_library=library, threads=2)
+        session = open_session(stored.model_path, ops_library=library, threads=THREADS)
         logits.append(next(run_prompt(session, token_ids, ["logits"], **stored.cache_shape))[0])
     assert np.abs(logits[1] - logits[0]).max() < 1e-3 * np.abs(logits[0]).max()
 
 
 def test_it_generates_and_says_what_it_is(stored: Artifact, weights: str):
-    assert len("".join(generate(stored, PROMPT, max_new_tokens=8, threads=2))) > 8
+    assert len("".join(generate(stored, PROMPT, max_new_tokens=8, threads=THREADS))) > 8
     assert json.loads((stored.directory / "recipe.json").read_text("utf-8"))["weights"] == weights
     assert all(entry.calibrated_sparsity == pytest.approx(0.5, abs=0.01) for entry in inspect(stored))
 
@@ -115,5 +117,5 @@ def test_compiling_twice_gives_the_same_weights(
 ):
     folder = tmp_path / "again"
     folder.mkdir()
-    again = write_sparse_artifact(dense, recipe, folder, text, threads=2)
+    again = write_sparse_artifact(dense, recipe, folder, text, threads=THREADS)
     assert model_sha256(again.model_path) == model_sha256(stored.model_path)

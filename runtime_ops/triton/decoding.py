@@ -22,8 +22,10 @@ def require_gpu() -> torch.device:
     """The GPU to compute on.
 
     Raises:
-        SparseccError: there is none, or no Triton.
+        SparseccError: there is none, or no PyTorch for it, or no Triton.
     """
+    if torch.version.cuda is None:
+        raise SparseccError("this PyTorch computes on CPUs only; install one with CUDA, or run with --device cpu")
     if not torch.cuda.is_available():
         raise SparseccError("no CUDA GPU is available; run with --device cpu")
     try:

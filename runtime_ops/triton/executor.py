@@ -16,7 +16,7 @@ from sparsecc.runtime_ops.triton.current_device import on_device
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.runtime_ops.triton.operators import OPERATORS
-from sparsecc.runtime_ops.triton.operators.operator import Kernel, Placement
+from sparsecc.runtime_ops.triton.operators.operator import Kernel, Placement, name_of
 
 _OLDEST_OPSET = 13
 _KEPT_PLANS = 64
@@ -168,7 +168,7 @@ def _bind(node: ir.Node, placement: Placement, constants: Constants) -> _Step:
     operator = OPERATORS.get((node.domain, node.op_type))
     if operator is None:
         raise _unknown(node)
-    name = f"{node.op_type} {node.name!r}"
+    name = f"{node.op_type} {name_of(node)}"
     with executor_failures(f"the constants of {name} cannot be loaded", placement.device):
         arguments = tuple(
             _argument(value, constants, as_stored=index in operator.as_stored)
@@ -182,7 +182,7 @@ def _bind(node: ir.Node, placement: Placement, constants: Constants) -> _Step:
 
 def _unknown(node: ir.Node) -> SparseccError:
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return SparseccError(f"node {node.name!r} is a {name}, which the executor does not know; run with --device cpu")
+    return SparseccError(f"node {name_of(node)} is a {name}, which the executor does not know; run with --device cpu")
 
 
 def _argument(value: ir.Value | None, constants: Constants, *, as_stored: bool) -> torch.Tensor | str | None:

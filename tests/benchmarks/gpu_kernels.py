@@ -1,6 +1,6 @@
 """All projections of one token on a GPU: cuBLAS, TEAL's kernel and sparsecc's, as one recorded graph each.
 
-    python tests/benchmarks/gpu_kernels.py [--layers 32] [--sparsity 0 0.4 0.5 0.6] [--json OUT.json]
+    python tests/benchmarks/gpu_kernels.py [--layers 32] [--sparsity 0 0.4 0.5 0.6] [-o OUT.json]
 
 The shape is Llama-3-8B's, the weights random float16, q, k and v fused on all sides, and gate and up. sparsecc's kernel
 computes silu(gate) * up besides, which the others leave out. Every result is checked against float64. Times are medians
@@ -176,7 +176,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.4, 0.5, 0.6])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.json")
     arguments = parser.parse_args()
     model = Layers(arguments.layers)
     bandwidth = read_bandwidth()
@@ -196,8 +196,8 @@ def main():
             {"sparsity": sparsity, "dense_ms": dense, "teal_ms": teal, "teal_one_clear_ms": teal_at_once,
              "sparse_ms": sparse, "active_gb_s": speed, "cuts": {name: str(cut) for name, cut in cuts.items()}}
         )  # fmt: skip
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"read_gb_s": bandwidth, "results": rows}, indent=1) + "\n")
+    if arguments.output:
+        arguments.output.write_text(json.dumps({"read_gb_s": bandwidth, "results": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

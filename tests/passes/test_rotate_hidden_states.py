@@ -13,6 +13,7 @@ from sparsecc.recipe import Rotations
 from sparsecc.residual_stream import UnknownResidualStreamError, find_residual_stream
 from sparsecc.session import open_session, run_prompt
 
+from ..conftest import THREADS
 from ..graphs import Array
 
 LAYERS, WIDTH, GROUPS, HEAD = 8, 384, 2, 64
@@ -33,7 +34,7 @@ def rotations() -> Rotations:
 
 
 def logits(model: ir.Model, dense: Artifact) -> Array:
-    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=2)
+    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=THREADS)
     return next(run_prompt(session, TOKENS, [dense.logits_name], **dense.cache_shape))[0]
 
 
@@ -60,7 +61,7 @@ def test_hidden_states_are_in_their_bases(dense: Artifact, rotations: Rotations)
     for graph in (whole.graph, model.graph):
         graph.outputs.append(next(v for node in graph for v in node.outputs if v.name == name))
         proto = ir.to_proto(whole if graph is whole.graph else model).SerializeToString()
-        session = open_session(proto, data_folder=dense.directory, threads=2)
+        session = open_session(proto, data_folder=dense.directory, threads=THREADS)
         states.append(next(run_prompt(session, TOKENS, [name], **dense.cache_shape))[0][0])
     plain = states[0].astype(np.float64) / gain.numpy()
     np.testing.assert_allclose(states[1], plain @ rotations.residual[4], atol=2e-3)

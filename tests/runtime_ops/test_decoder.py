@@ -16,9 +16,11 @@ from sparsecc.runtime_ops.triton.operators.operator import Placement
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer
 
+from ..conftest import THREADS
+
 
 def expected_tokens(artifact, token_ids, new_tokens):
-    model = load_generator_model(artifact, threads=2)
+    model = load_generator_model(artifact, threads=THREADS)
     parameters = og.GeneratorParams(model)
     length = len(token_ids) + new_tokens
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)

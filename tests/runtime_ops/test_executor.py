@@ -16,6 +16,7 @@ from sparsecc.runtime_ops.triton.failures import executor_failures
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import first_tokens, load_tokenizer
 
+from ..conftest import THREADS
 from ..graphs import model_of
 
 TOLERANCE = 1e-4
@@ -38,7 +39,7 @@ def prompt_inputs(artifact, executor, token_ids):
 
 
 def onnxruntime_logits(artifact, token_ids):
-    session = open_session(artifact.model_path, ops_library=artifact.ops_library, threads=2)
+    session = open_session(artifact.model_path, ops_library=artifact.ops_library, threads=THREADS)
     pieces = run_prompt(session, token_ids, ["logits"], **artifact.cache_shape)
     return np.concatenate([logits for (logits,) in pieces], axis=1)
 

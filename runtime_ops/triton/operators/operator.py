@@ -70,6 +70,11 @@ def is_for_triton(*tensors: torch.Tensor) -> bool:
     return all(tensor.is_cuda and not tensor.requires_grad for tensor in tensors)
 
 
+def name_of(node: ir.Node) -> str:
+    """A node's name, or the output that tells which it is."""
+    return repr(node.name) if node.name else f"of output {node.outputs[0].name!r}"
+
+
 def require(condition: bool, node: ir.Node, complaint: str) -> None:
     """Refuse a node that asks for what its operator here cannot do.
 
@@ -77,7 +82,7 @@ def require(condition: bool, node: ir.Node, complaint: str) -> None:
         SparseccError: the condition does not hold.
     """
     if not condition:
-        raise SparseccError(f"{node.op_type} {node.name!r} {complaint}; run the model with --device cpu")
+        raise SparseccError(f"{node.op_type} {name_of(node)} {complaint}; run the model with --device cpu")
 
 
 def has_input(node: ir.Node, index: int) -> bool:

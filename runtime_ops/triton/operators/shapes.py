@@ -10,7 +10,7 @@ import torch
 
 from sparsecc.errors import SparseccError
 from sparsecc.runtime_ops.triton.operators.host_values import copy_on
-from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, integers, require
+from sparsecc.runtime_ops.triton.operators.operator import Kernel, Operator, Placement, integers, name_of, require
 
 
 def tensor_of(constant: ir.TensorProtocol, placement: Placement) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _bind_split(node: ir.Node, _placement: Placement) -> Kernel:
         sizes = -(-tensor.shape[axis] // pieces) if widths is None else integers(widths)
         parts = torch.split(tensor, sizes, axis)
         if len(parts) != pieces:
-            raise SparseccError(f"Split {node.name!r} has {pieces} outputs and gives {len(parts)}")
+            raise SparseccError(f"Split {name_of(node)} has {pieces} outputs and gives {len(parts)}")
         return parts
 
     return split
