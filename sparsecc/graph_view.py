@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socketserver
 from types import ModuleType
 
 import onnx_ir as ir
@@ -57,6 +58,8 @@ def serve_graph(artifact: Artifact, *, port: int = 0, open_browser: bool = True)
     """
     netron = _netron()
     graph = viewable_graph(artifact)
+    # Browsers connect before they ask for anything; threads that wait for that must not outlive Ctrl+C.
+    socketserver.ThreadingMixIn.daemon_threads = True
     try:
         # Netron finds external data beside the path that it is given.
         host, chosen = netron.serve(str(artifact.model_path), bytearray(graph), (HOST, port), browse=open_browser)

@@ -32,7 +32,9 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", ["qwen3", *(pytest.param(each, marks=pytest.mark.slow) for each in ("qwen2", "mistral"))]
+)
 def test_a_random_checkpoint_compiles_and_runs(checkpoint, tmp_path, architecture):
     model_class, config_class = ARCHITECTURES[architecture]
     torch.manual_seed(0)

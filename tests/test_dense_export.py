@@ -22,7 +22,7 @@ def test_fp32_computes_what_transformers_computes(dense, checkpoint):
     assert logits_error(checkpoint, dense) < 1e-5
 
 
-@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.25)])
+@pytest.mark.parametrize(("bits", "error"), [pytest.param(8, 0.02, marks=pytest.mark.slow), (4, 0.25)])
 def test_a_quantized_export_computes_nearly_that(checkpoint, other_checkpoint, tmp_path, bits, error):
     weights = f"int{bits}"
     artifact = export(checkpoint, tmp_path / weights, weights=weights)

@@ -91,6 +91,7 @@ def test_a_mistaken_argument_is_refused(dense, arguments, complaint):
         SparseccLM.create_from_arg_string(arguments.format(dense.directory), {"batch_size": 1, "device": None})
 
 
+@pytest.mark.slow
 def test_a_mistaken_argument_is_one_line_of_the_command(dense, tmp_path):
     command = [sys.executable, "-m", "sparsecc.lm_eval_adapter", "--model", "sparsecc", "--tasks", "local_task"]
     (tmp_path / "local_task.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))

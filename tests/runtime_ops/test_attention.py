@@ -69,5 +69,5 @@ def test_a_batch_is_not_written_in_place():
 
 
 def test_attention_without_a_cache_is_refused():
-    with pytest.raises(SparseccError, match="'' has no key-value cache"):
+    with pytest.raises(SparseccError, match="GroupQueryAttention of output 'y' has no key-value cache"):
         GraphExecutor(attention(CACHE, cache=", "))

@@ -136,7 +136,7 @@ def test_a_missing_file_of_weights_is_one_line(tmp_path):
     model = ir.load(tmp_path / "m.onnx")
     missing = ir.ExternalTensor("gone", 0, 24, ir.DataType.FLOAT, shape=ir.Shape([2, 3]), name="w", base_dir=tmp_path)
     model.graph.initializers["w"].const_value = missing
-    with pytest.raises(SparseccError, match=r"the constants of Add '' cannot be loaded: .*gone"):
+    with pytest.raises(SparseccError, match=r"the constants of Add of output 'y' cannot be loaded: .*gone"):
         GraphExecutor(model)
 
 
