@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
+from urllib.parse import urlsplit
 
 import onnx
 import pytest
@@ -29,14 +30,23 @@ def sparse(compiled) -> Artifact:
 def address(sparse: Artifact) -> Iterator[str]:
     """Where `sparsecc view --no-browser` says that it serves."""
     command = [sys.executable, "-m", "sparsecc", "view", str(sparse.directory), "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    )
     try:
-        yield re.search(r"http://\S+:\d+", process.stdout.readline()).group()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        address = re.search(r"http://\S+:\d+", process.stdout.readline()).group()
+        yield address
+        with socket.create_connection(("localhost", urlsplit(address).port)):  # as browsers do ahead of use
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (0, "")
     finally:
         process.kill()
+
+
+def _heed_interrupts() -> None:
+    """Which a process in a shell's background ignores, and those that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
