@@ -316,6 +316,7 @@ def test_statistics_beside_a_recipe(refused, dense, tmp_path):
     assert "a recipe needs no statistics" in refused("compile", dense.directory, "-o", tmp_path / "out", *given)
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer(refused, dense, tmp_path):
     storage = "postgresql://someone:secret@localhost:1/studies"
     line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--storage", storage, "--tokens", 128)

@@ -19,6 +19,13 @@ from sparsecc.command_line import app
 from sparsecc.graph_view import viewable_graph
 
 SPARSE_OPERATORS = ("Threshold", "GatherActive", "SparseMatMul")
+HEEDS_INTERRUPTS = """
+import signal
+from sparsecc.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command, which in a shell's background would ignore interrupts."""
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +36,8 @@ def sparse(compiled) -> Artifact:
 @pytest.fixture(scope="module")
 def address(sparse: Artifact) -> Iterator[str]:
     """Where `sparsecc view --no-browser` says that it serves."""
-    command = [sys.executable, "-m", "sparsecc", "view", str(sparse.directory), "--no-browser"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
-    )
+    command = [sys.executable, "-c", HEEDS_INTERRUPTS, "view", str(sparse.directory), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+:\d+", process.stdout.readline()).group()
         yield address
@@ -42,11 +47,6 @@ def address(sparse: Artifact) -> Iterator[str]:
         assert (process.returncode, errors) == (0, "")
     finally:
         process.kill()
-
-
-def _heed_interrupts() -> None:
-    """Which a process in a shell's background ignores, and those that it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
