@@ -127,16 +127,13 @@ inline __attribute__((always_inline)) bool FillBlocks(const uint16_t* const* sca
   };
   __m256i sums[kEights] = {};
   const size_t lines_per_pair = kEights * group.block / 32;
-  size_t line_row = 0, byte = b * group.block / Pack::kColumnsPerByte;
+  LinesAhead<Pack::kRowsAhead> lines(ahead, b * group.block / Pack::kColumnsPerByte);
 #pragma GCC unroll 2
   for (size_t pair = 0; pair < kPairs; ++pair) {
     const uint16_t *even_scales = scales[2 * pair] + offset, *odd_scales = scales[2 * pair + 1] + offset;
     const __m256 even_value = _mm256_broadcast_ss(group.values + 2 * pair);
     const __m256 odd_value = _mm256_broadcast_ss(group.values + 2 * pair + 1);
-    for (size_t line = 0; line < lines_per_pair; ++line) {
-      ahead.PrefetchLine(line_row, byte);
-      if (++line_row == Pack::kRowsAhead) line_row = 0, byte += 64;
-    }
+    lines.Prefetch(lines_per_pair);
     for (size_t eight = 0; eight < kEights; ++eight) {
       const __m256i even = multiplier(even_scales + 8 * eight, even_value, inverse[eight]);
       const __m256i odd = multiplier(odd_scales + 8 * eight, odd_value, inverse[eight]);

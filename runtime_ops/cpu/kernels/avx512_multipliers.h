@@ -91,12 +91,9 @@ inline __attribute__((always_inline)) bool FillBlocks(const RowGroup& group, siz
   __m512i sum = _mm512_setzero_si512();
   constexpr size_t kSets = kMaxGroup / Pack::kRows;
   const size_t lines_per_set = Pack::kRowsAhead * kBlocksAtOnce * group.block / (Pack::kColumnsPerByte * 64 * kSets);
-  size_t line_row = 0, byte = b * group.block / Pack::kColumnsPerByte;
+  LinesAhead<Pack::kRowsAhead> lines(ahead, b * group.block / Pack::kColumnsPerByte);
   for (size_t set = 0; set < kSets; ++set) {
-    for (size_t line = 0; line < lines_per_set; ++line) {
-      ahead.PrefetchLine(line_row, byte);
-      if (++line_row == Pack::kRowsAhead) line_row = 0, byte += 64;
-    }
+    lines.Prefetch(lines_per_set);
     __m512i rows[Pack::kRows];
 #pragma GCC unroll 4
     for (size_t i = 0; i < Pack::kRows; ++i) {

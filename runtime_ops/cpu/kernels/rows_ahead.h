@@ -33,6 +33,24 @@ class RowsAhead {
   const char* rows_[kCount];
 };
 
+// The lines of such rows in the order in which Prefetch asks for them, some at a time.
+template <size_t kCount>
+class LinesAhead {
+ public:
+  LinesAhead(const RowsAhead<kCount>& rows, size_t first_byte) : rows_(rows), byte_(first_byte) {}
+
+  void Prefetch(size_t lines) {
+    for (size_t line = 0; line < lines; ++line) {
+      rows_.PrefetchLine(row_, byte_);
+      if (++row_ == kCount) row_ = 0, byte_ += 64;
+    }
+  }
+
+ private:
+  const RowsAhead<kCount>& rows_;
+  size_t row_ = 0, byte_;
+};
+
 // The lines of the next group's scales, row after row.
 class ScalesAhead {
  public:
