@@ -30,18 +30,13 @@ def _bind_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
     epsilon = _epsilon(node, 1e-5)
 
     def norm(hidden: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if is_for_triton(hidden) and scale.shape == hidden.shape[-1:]:
+        if is_for_triton(hidden):
             from sparsecc.runtime_ops.triton.row_norm import row_norm
 
             return row_norm(hidden, None, scale, epsilon)[0]
         return rms_norm(hidden, scale, epsilon)
 
     return norm
-
-
-def _is_for_kernel(hidden: torch.Tensor, skip: torch.Tensor, scale: torch.Tensor) -> bool:
-    """Whether a Triton kernel computes a residual sum and its norm: it takes nothing that has to be broadcast."""
-    return is_for_triton(hidden, skip) and skip.shape == hidden.shape and scale.shape == hidden.shape[-1:]
 
 
 def _bind_layer_norm(node: ir.Node, _placement: Placement) -> Kernel:
@@ -61,7 +56,7 @@ def _bind_skip_rms_norm(node: ir.Node, _placement: Placement) -> Kernel:
     def skip_rms_norm(
         hidden: torch.Tensor, skip: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        if bias is None and _is_for_kernel(hidden, skip, scale):
+        if is_for_triton(hidden, skip) and bias is None:
             from sparsecc.runtime_ops.triton.row_norm import row_norm
 
             normed, total = row_norm(hidden, skip, scale, epsilon)
