@@ -1,5 +1,6 @@
 """The evaluation protocol, held to an independent PyTorch implementation of it (tests/data/reference-*.json)."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -17,10 +18,17 @@ TOLERANCE = 0.005
 
 
 @pytest.fixture(scope="module")
-def statistics(dense):
-    """On all tokens of the protocol."""
+def sparse(dense, tmp_path_factory):
+    """A function from a method to an artifact of half sparsity, calibrated on all tokens of the protocol."""
     windows = token_windows(shipped_text("calibration"), load_tokenizer(dense.directory))
-    return calibrate(dense, windows, threads=THREADS)
+    statistics, folder = calibrate(dense, windows, threads=THREADS), tmp_path_factory.mktemp("by-protocol")
+
+    @functools.cache
+    def artifact(method):
+        (folder / method).mkdir()
+        return write_sparse_artifact(dense, make_recipe(dense, statistics, method, 0.5), folder / method)
+
+    return artifact
 
 
 def perplexity_of(artifact):
@@ -35,16 +43,16 @@ def test_dense_perplexity_agrees_with_pytorch(dense):
 
 
 @pytest.mark.parametrize("method", ["teal", "wina"])
-def test_sparse_perplexity_agrees_with_pytorch(dense, statistics, tmp_path, method):
-    sparse = write_sparse_artifact(dense, make_recipe(dense, statistics, method, 0.5), tmp_path)
-    evaluation = perplexity_of(sparse)
+def test_sparse_perplexity_agrees_with_pytorch(sparse, method):
+    evaluation = perplexity_of(sparse(method))
     assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"][f"{method}-0.5"], rel=TOLERANCE)
     assert evaluation.sparsity == pytest.approx(0.5, abs=0.02)
     assert set(evaluation.sparsity_by_kind) == {"q", "k", "v", "o", "gate", "up", "down"}
 
 
-def test_thresholds_agree_with_pytorch(dense, statistics):
-    for entry in make_recipe(dense, statistics, "teal", 0.5).projections:
-        block = "mlp" if entry.kind in ("gate", "up", "down") else "self_attn"
-        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry.layer}.{block}.{entry.kind}_proj"]
-        assert entry.threshold == pytest.approx(reference, rel=1e-3)
+def test_thresholds_agree_with_pytorch(sparse):
+    recipe = json.loads((sparse("teal").directory / "recipe.json").read_text())
+    for entry in recipe["projections"]:
+        block = "mlp" if entry["kind"] in ("gate", "up", "down") else "self_attn"
+        reference = REFERENCE["thresholds_teal_50"][f"model.layers.{entry['layer']}.{block}.{entry['kind']}_proj"]
+        assert entry["threshold"] == pytest.approx(reference, rel=1e-3)
