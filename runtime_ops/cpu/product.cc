@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "many_rows.h"
+#include "output.h"
 #include "tasks.h"
 
 namespace sparsecc {
@@ -32,34 +34,10 @@ constexpr size_t kBytesPerTask = 1 << 16;
 // Parts of the active channels have outputs of their own, which are added up at the end.
 constexpr size_t kMaxActiveParts = 8;
 
-// With many rows, what a task packs of the values should serve many columns.
-constexpr size_t kMinColumnsPerTask = 128;
-
-struct Range {
-  size_t begin, end;
-};
-
-// Part `index` of `parts` of [0, count), a multiple of `step` but for the last.
-Range Part(size_t count, size_t step, size_t parts, size_t index) {
-  const size_t steps = (count + step - 1) / step;
-  return {std::min(count, steps * index / parts * step), std::min(count, steps * (index + 1) / parts * step)};
-}
-
 // Whether rows can be entered at any stripe's first column: where it begins a byte and a block.
 bool IsRegular(const Weights& weights) {
   const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && weights.block % 2 == 0);
   return is_whole_bytes && kSharedStripeBytes * 8 / BitsPerWeight(weights.type) % weights.block == 0;
-}
-
-void Initialize(const Product& product, Range columns, float* out) {
-  for (size_t row = 0; row < product.rows; ++row) {
-    float* to = out + row * product.weights.columns;
-    if (product.bias != nullptr) {
-      std::copy(product.bias + columns.begin, product.bias + columns.end, to + columns.begin);
-    } else {
-      std::fill(to + columns.begin, to + columns.end, 0.0f);
-    }
-  }
 }
 
 // The rows of some active channels; the next group's follow them.
@@ -126,7 +104,7 @@ void MultiplyGroups(const Call& call, const Kernels& kernels, const Product& pro
     const Range stripe = Part(columns, step, grid.column_parts, task % grid.column_parts);
     float* out = active_part == 0 ? product.out : partial.data() + (active_part - 1) * outputs;
     if (active_part == 0) {
-      Initialize(product, stripe, out);
+      InitializeOutput(product, stripe, out);
       AddActive(kernels, product, {0, apart}, stripe, out);
     }
     const Range others = Part(product.active - apart, kMaxGroup, grid.active_parts, active_part);
@@ -167,122 +145,6 @@ void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& pr
   ordered.values = values.data();
   ordered.indices = indices.data();
   MultiplyGroups(call, kernels, ordered, outliers);
-}
-
-// Of many rows of values, kTileRows times kTileChannels stay in the second-level cache while the weights of those
-// channels pass through the first-level cache, a panel of kTileChannels at a time.
-constexpr size_t kTileRows = 32 * kPanelRows;
-constexpr size_t kTileChannels = 256;
-
-// The values tile by tile, each transposed in groups of kPanelRows rows. Rows of values often lie a multiple of 4 KiB
-// apart, and would compete for the same few lines of the cache.
-class PackedValues {
- public:
-  PackedValues(const Call& call, const Product& product) : active_(product.active), data_(product.rows * active_) {
-    const size_t groups = (product.rows + kPanelRows - 1) / kPanelRows;
-    call.Parallel(groups, [&](size_t group) { PackGroup(product, group * kPanelRows); });
-  }
-
-  // The group of rows that begins with `row`: [channels of the tile, rows of the group].
-  const float* Group(size_t row, size_t group_rows, size_t first_active) const {
-    return data_.data() + row * active_ + group_rows * first_active;
-  }
-
- private:
-  void PackGroup(const Product& product, size_t first) {
-    const size_t count = std::min(kPanelRows, product.rows - first);
-    float* to = data_.data() + first * active_;
-    for (size_t r = 0; r < count; ++r) {
-      const float* values = product.values + (first + r) * active_;
-      for (size_t k = 0; k < active_; ++k) to[k * count + r] = values[k];
-    }
-  }
-
-  size_t active_;
-  std::vector<float> data_;
-};
-
-// The weights of some active channels in a stripe of columns, which are unpacked together.
-struct Panels {
-  Range active;
-  Stripe stripe;
-};
-
-// Brings the weights of panels into the second-level cache at an even pace, while the panels before them are
-// multiplied: else memory would be idle during the arithmetic, and the arithmetic during the unpacking.
-class PanelsAhead {
- public:
-  PanelsAhead(const Product& product, Panels panels, size_t steps)
-      : weights_(product.weights),
-        next_(product.indices + panels.active.begin),
-        end_(product.indices + panels.active.end),
-        column_(panels.stripe.begin),
-        bytes_((panels.stripe.end - panels.stripe.begin) * BitsPerWeight(weights_.type) / 8),
-        rows_per_step_((panels.active.end - panels.active.begin + steps - 1) / steps) {}
-
-  void Step() {
-    for (size_t i = 0; i < rows_per_step_ && next_ != end_; ++i, ++next_) {
-      const char* row = static_cast<const char*>(RowAt(weights_, static_cast<size_t>(*next_), column_));
-      for (size_t byte = 0; byte < bytes_; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
-  }
-
- private:
-  const Weights& weights_;
-  const int64_t *next_, *end_;
-  size_t column_, bytes_, rows_per_step_;
-};
-
-// Adds the packed values times the weights of some panels to the output, and fetches the weights of the next ones.
-void MultiplyPanels(const Kernels& kernels, const Product& product, const PackedValues& packed, Range rows,
-                    Panels panels, Panels next) {
-  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
-  const Weights& weights = product.weights;
-  const auto [active, stripe] = panels;
-  const size_t count = active.end - active.begin;
-  const size_t groups = (rows.end - rows.begin + kPanelRows - 1) / kPanelRows;
-  const size_t columns = (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns;
-  PanelsAhead ahead(product, next, groups * columns);
-  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
-  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
-    for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
-      ahead.Step();
-      const size_t group_rows = std::min(kPanelRows, rows.end - row);
-      kernels.multiply_panel({packed.Group(row, group_rows, active.begin), group_rows,
-                              unpacked + (column - stripe.begin) * count, count,
-                              product.out + row * weights.columns + column, weights.columns,
-                              std::min(kPanelColumns, stripe.end - column)});
-    }
-  }
-}
-
-// All panels of some columns, those of the same channels one after the other.
-std::vector<Panels> PanelsOf(size_t active, Range columns) {
-  std::vector<Panels> all;
-  for (size_t first = 0; first < active; first += kTileChannels) {
-    for (size_t begin = columns.begin; begin < columns.end; begin += kUnpackedColumns) {
-      all.push_back(
-          {{first, std::min(first + kTileChannels, active)}, {begin, std::min(begin + kUnpackedColumns, columns.end)}});
-    }
-  }
-  return all;
-}
-
-void MultiplyManyRows(const Call& call, const Kernels& kernels, const Product& product) {
-  const size_t columns = product.weights.columns;
-  const size_t parts = std::clamp<size_t>(columns / kMinColumnsPerTask, 1, MaxTasks());
-  const PackedValues packed(call, product);
-  call.Parallel(parts, [&](size_t task) {
-    const Range stripe = Part(columns, kUnpackedColumns, parts, task);
-    Initialize(product, stripe, product.out);
-    const std::vector<Panels> all = PanelsOf(product.active, stripe);
-    for (size_t row = 0; row < product.rows; row += kTileRows) {
-      const Range rows = {row, std::min(row + kTileRows, product.rows)};
-      for (size_t i = 0; i < all.size(); ++i) {
-        MultiplyPanels(kernels, product, packed, rows, all[i], all[(i + 1) % all.size()]);
-      }
-    }
-  });
 }
 
 }  // namespace

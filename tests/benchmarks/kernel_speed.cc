@@ -3,8 +3,10 @@
 //   kernel_speed THREADS NAME...
 //
 // In the cache, a thread adds the same 32 rows of 1024 columns again and again. From memory, each thread adds half of
-// the rows of its own matrices [2048, 8192], chosen at random.
+// the rows of its own matrices [2048, 8192], chosen at random; a plain read of the same rows, which only adds up their
+// bytes one row after another, is what they are to be compared with.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -73,8 +75,19 @@ void AddRowsOf(const Kernels& kernels, const Weights& weights, const std::vector
   }
 }
 
-// GB/s of the fastest of five passes of all threads together.
-double FromMemory(const Kernels& kernels, std::vector<Matrices>& matrices) {
+uint64_t SumOfWords(const Weights& weights, const std::vector<size_t>& active) {
+  const size_t words = weights.columns * BitsPerWeight(weights.type) / 64;
+  uint64_t sum = 0;
+  for (const size_t channel : active) {
+    const auto* row = static_cast<const uint64_t*>(RowAt(weights, channel, 0));
+    for (size_t i = 0; i < words; ++i) sum += row[i];
+  }
+  return sum;
+}
+
+// GB/s of the fastest of five passes of all threads together, each of which visits its rows.
+template <typename Visit>
+double FromMemory(std::vector<Matrices>& matrices, const Visit& visit) {
   double best = 1e30, bytes = 0;
   for (int pass = 0; pass < 5; ++pass) {
     std::vector<std::thread> threads;
@@ -87,15 +100,25 @@ double FromMemory(const Kernels& kernels, std::vector<Matrices>& matrices) {
       active.erase(std::remove_if(active.begin(), active.end(), [&](size_t) { return random() % 2 == 0; }),
                    active.end());
       bytes += static_cast<double>(active.size() * own.weights.columns * BitsPerWeight(own.weights.type)) / 8;
-      threads.emplace_back([&kernels, &own, active] {
-        std::vector<float> out(own.weights.columns);
-        AddRowsOf(kernels, own.weights, active, out.data());
-      });
+      threads.emplace_back([&visit, &own, active] { visit(own.weights, active); });
     }
     for (std::thread& thread : threads) thread.join();
     best = std::min(best, Seconds() - start);
   }
   return bytes / best / 1e9;
+}
+
+double ReadFromMemory(std::vector<Matrices>& matrices) {
+  std::atomic<uint64_t> sum = 0;  // so that the compiler cannot leave the reading out
+  return FromMemory(
+      matrices, [&](const Weights& weights, const std::vector<size_t>& active) { sum += SumOfWords(weights, active); });
+}
+
+double AddFromMemory(const Kernels& kernels, std::vector<Matrices>& matrices) {
+  return FromMemory(matrices, [&](const Weights& weights, const std::vector<size_t>& active) {
+    std::vector<float> out(weights.columns);
+    AddRowsOf(kernels, weights, active, out.data());
+  });
 }
 
 double InCache(const Kernels& kernels, WeightType type) {
@@ -145,11 +168,13 @@ void Run(size_t threads, const std::vector<const char*>& names) {
     for (size_t i = 0; i < threads; ++i) all.emplace_back(type, kBytesPerThread, kColumns);
     one.emplace_back(type, kBytesPerThread, kColumns);
     for (int round = 0; round < 2; ++round) {
+      std::printf("%-13s %s from memory: 1 thread %5.1f GB/s, %zu threads %5.1f GB/s\n", "plain read", kTypeNames[type],
+                  ReadFromMemory(one), threads, ReadFromMemory(all));
       for (const char* name : names) {
         const Kernels* kernels = FindKernels(name);
         if (kernels == nullptr) continue;
         std::printf("%-13s %s from memory: 1 thread %5.1f GB/s, %zu threads %5.1f GB/s\n", name, kTypeNames[type],
-                    FromMemory(*kernels, one), threads, FromMemory(*kernels, all));
+                    AddFromMemory(*kernels, one), threads, AddFromMemory(*kernels, all));
       }
     }
   }

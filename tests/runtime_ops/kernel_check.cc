@@ -197,6 +197,10 @@ class Check {
     CheckUnusualValues();
     CheckUnpacking();
     CheckPanels();
+    if (kernels_.multiply_integers != nullptr) {
+      CheckIntegerUnpacking();
+      CheckIntegerPanels();
+    }
     std::printf("%s: %zu results, %zu wrong\n", name_, results_, wrong_);
     return wrong_ == 0;
   }
@@ -371,6 +375,87 @@ class Check {
       for (size_t columns = 1; columns <= kPanelColumns; ++columns) {
         for (size_t count : {1, 2, 3, 4, 5, 7, 8, 31, 256}) CheckPanel(rows, columns, count);
       }
+    }
+  }
+
+  void CheckIntegerUnpacking(const Shape& shape, size_t count, Stripe stripe) {
+    const Matrix matrix(shape, random_);
+    std::vector<int64_t> indices(count);
+    for (int64_t& index : indices) index = static_cast<int64_t>(Below(random_, shape.channels));
+    indices.back() = static_cast<int64_t>(shape.channels) - 1;
+    const size_t panels = (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns, pairs = (count + 1) / 2;
+    Guarded<int16_t> is(panels * pairs * kPanelColumns * 2);
+    kernels_.unpack_integers[shape.type](matrix.weights(), indices.data(), count, stripe, is.data());
+    for (size_t i = 0; i < panels * pairs * kPanelColumns * 2; ++i) {
+      const size_t panel = i / (pairs * kPanelColumns * 2), k = i / (kPanelColumns * 2) % pairs * 2 + i % 2;
+      const size_t column = stripe.begin + panel * kPanelColumns + i / 2 % kPanelColumns;
+      const bool is_weight = k < count && column < stripe.end;
+      const double weight = is_weight ? matrix.Unscaled(static_cast<size_t>(indices[k]), column) : 0.0;
+      const double expected = weight * (shape.type == kInt4 ? kInt4Factor : 1);
+      Expect(is[i] == expected, [&] { return "integer of " + Describe(shape, count, stripe, i); }, is[i], expected);
+    }
+  }
+
+  void CheckIntegerUnpacking() {
+    for (WeightType type : {kInt8, kInt4}) {
+      for (size_t columns : {2, 14, 16, 18, 30, 32, 48, 62, 64, 66, 126, 128, 130, 256}) {
+        for (size_t begin = 0; begin < columns; begin += kUnpackedColumns) {
+          const Stripe stripe = {begin, std::min(begin + kUnpackedColumns, columns)};
+          CheckIntegerUnpacking({type, 1 + Below(random_, 30), columns, 16}, 1 + Below(random_, 20), stripe);
+        }
+      }
+      CheckIntegerUnpacking({type, 300, 256, 32}, kTileChannels, {128, 256});
+    }
+  }
+
+  // Integers of magnitudes up to `largest`, or all as large, which is as far from 0 as sums can get.
+  void CheckIntegerPanel(size_t rows, size_t columns, size_t pairs, bool is_extreme) {
+    const auto integer = [&](int largest) {
+      const int random = static_cast<int>(Below(random_, static_cast<size_t>(2 * largest + 1))) - largest;
+      return static_cast<int16_t>(is_extreme ? largest : random);
+    };
+    alignas(64) int16_t values[kTilePairs][kPanelRows][2], scales[kTilePairs][2];
+    for (auto& pair : values) {
+      for (auto& row : pair) row[0] = integer(32767), row[1] = integer(32767);
+    }
+    for (auto& pair : scales) pair[0] = integer(32767), pair[1] = integer(32767);
+    const size_t panels = (columns + kPanelColumns - 1) / kPanelColumns, stride = columns + Below(random_, 5);
+    Guarded<int16_t> weights(panels * pairs * kPanelColumns * 2);
+    for (int16_t& weight : weights) weight = is_extreme ? int16_t{-128} : integer(127);
+    Guarded<float> units(rows), out((rows - 1) * stride + columns);
+    for (float& unit : units) unit = 1e-3f * Normal(random_);
+    for (float& value : out) value = Normal(random_);
+    const std::vector<float> before(out.begin(), out.end());
+    kernels_.multiply_integers(
+        {values[0][0], scales[0], units.data(), 0.01f, rows, weights.data(), pairs, out.data(), stride, columns});
+    for (size_t i = 0; i < before.size(); ++i) {
+      const size_t row = i / stride, column = i % stride;
+      double sum = 0;
+      for (size_t k = 0; k < 2 * pairs && column < columns; ++k) {
+        const int multiplier = (values[k / 2][row][k % 2] * scales[k / 2][k % 2] + (1 << 14)) >> 15;
+        const size_t panel = column / kPanelColumns;
+        sum += multiplier * weights[((panel * pairs + k / 2) * kPanelColumns + column % kPanelColumns) * 2 + k % 2];
+      }
+      const double term = column < columns ? sum * 0.01 * units[row] : 0.0, expected = before[i] + term;
+      const double tolerance = column < columns ? 1e-6 * (std::abs(term) + std::abs(before[i])) : 0.0;
+      Expect(
+          std::abs(out[i] - expected) <= tolerance,
+          [&] {
+            return "integer product of " + std::to_string(rows) + " rows, " + std::to_string(columns) +
+                   " columns and " + std::to_string(pairs) + " pairs";
+          },
+          out[i], expected);
+    }
+  }
+
+  void CheckIntegerPanels() {
+    for (size_t rows = 1; rows <= kPanelRows; ++rows) {
+      for (size_t columns : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 127, 128}) {
+        for (size_t pairs : {size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{8}, size_t{9}, kTilePairs}) {
+          CheckIntegerPanel(rows, columns, pairs, false);
+        }
+      }
+      CheckIntegerPanel(rows, 128, kTilePairs, true);
     }
   }
 

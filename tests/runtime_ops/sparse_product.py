@@ -1,7 +1,7 @@
 """Sparse products with weights of each type: how to make one, its value in float64, and how far a kernel may be off."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -14,7 +14,9 @@ QUANTIZED = {"int8": (-128, 127), "int4": (-8, 7)}
 
 ROWS_OF_A_GROUP = 32
 OUTLIER = 8
-MOST_FEW_ROWS = 6  # of values; with more, no kernel rounds a multiplier
+MOST_FEW_ROWS = 6  # of values; more are multiplied tile by tile
+CHANNELS_OF_A_TILE = 256
+COLUMNS_OF_A_PANEL = 16
 LARGEST_MULTIPLIER = {"int8": 32767, "int4": 127}
 SMALLEST_NORMAL = 2.0**-126  # of float32: what is smaller need not be kept
 
@@ -80,14 +82,29 @@ class SparseProduct:
         unit = max of abs(value) * max of abs(scale) / largest multiplier, so a term is off by unit / 2 * abs(q).
         Of one row of values, those above 8 times the mean are in groups of their own.
         """
+        units = LARGEST_MULTIPLIER[self.weight_type]
+        return self._rounding(self._groups(np.abs(self.values).astype(np.float64)), 0.5 / units)
+
+    def panel_rounding(self) -> np.ndarray:
+        """The most that the integers of many rows of values may change each output.
+
+        For a tile of active channels and a block of columns, values, scales and their products are each rounded to
+        16 bits, so a term is off by 1.5 units of max of abs(value) * max of abs(scale) / 32767, times abs(q).
+        """
+        positions = np.arange(len(self.indices))
+        tiles = np.split(positions, positions[CHANNELS_OF_A_TILE::CHANNELS_OF_A_TILE])
+        return self._rounding((tile for tile in tiles if len(tile)), 1.5 / 32767)
+
+    def _rounding(self, groups: Iterable[np.ndarray], share: float) -> np.ndarray:
+        """``share`` of the largest term that the values and scales of each group of active channels could make."""
         assert self.scales is not None
         magnitudes, scales = np.abs(self.values).astype(np.float64), np.abs(self.scales).astype(np.float64)
         total = np.zeros((*self.values.shape[:-1], self.columns))
-        for group in self._groups(magnitudes):
+        for group in groups:
             largest_values = magnitudes[..., group].max(axis=-1, keepdims=True)
             largest_scales = self._by_column(scales[self.indices[group]].max(axis=0))
             weights = np.abs(self.weights[self.indices[group]].astype(np.float64)).sum(axis=0)
-            total += largest_values * largest_scales / LARGEST_MULTIPLIER[self.weight_type] / 2 * weights
+            total += largest_values * largest_scales * share * weights
         return total
 
     def _groups(self, magnitudes: np.ndarray) -> Iterator[np.ndarray]:
@@ -105,10 +122,17 @@ class SparseProduct:
         with np.errstate(invalid="ignore"):
             terms = self.sum_of_absolute_terms()
             bound = 1e-5 * terms + (1 + len(self.indices)) * SMALLEST_NORMAL
-            may_round = kernels == "fastest" and self.rows <= MOST_FEW_ROWS and self.block % ROWS_OF_A_GROUP == 0
-            if self.scales is not None and may_round:
-                bound += self.multiplier_rounding()
-            return bound
+            if self.scales is None or kernels != "fastest":
+                return bound
+            if self._has_few_rows():
+                return bound + (self.multiplier_rounding() if self.block % ROWS_OF_A_GROUP == 0 else 0)
+            return bound + (self.panel_rounding() if self.block % COLUMNS_OF_A_PANEL == 0 else 0)
+
+    def _has_few_rows(self) -> bool:
+        """Whether rows of values are multiplied one by one: a few, where stripes begin with a byte and a block."""
+        columns_of_a_stripe = {"int8": 1024, "int4": 2048}[self.weight_type]
+        is_whole_bytes = self.weight_type == "int8" or (self.columns % 2 == 0 and self.block % 2 == 0)
+        return self.rows <= MOST_FEW_ROWS and is_whole_bytes and columns_of_a_stripe % self.block == 0
 
     def check(self, product: np.ndarray, kernels: str) -> None:
         """Fails unless the product has the right shape and type, is right where finite, and IEEE's elsewhere."""

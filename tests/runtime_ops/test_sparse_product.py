@@ -1,7 +1,7 @@
 """SparseMatMul and SparseMatMulNBits with each type of weights and each set of kernels against float64 NumPy.
 
 Sizes lie around those at which the kernels change how they go about it: 4 or 8 weight rows added at once, groups of 32,
-tiles of 256; vectors of 16 to 64 columns, stripes of 1024 or 4096; 2 or 6 rows of values, tiles of 192.
+tiles of 256; vectors of 16 to 64 columns, stripes of 128, 1024 or 4096; 2 or 6 rows of values, tiles of 192 or 384.
 """
 
 import numpy as np

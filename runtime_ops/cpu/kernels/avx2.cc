@@ -5,6 +5,7 @@
 #include "avx2_float.h"
 #include "avx2_int4.h"
 #include "avx2_int8.h"
+#include "avx2_integers.h"
 #include "avx2_panel.h"
 
 namespace sparsecc {
@@ -57,6 +58,8 @@ const Kernels kAvx2Kernels = {
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddInt8, AddInt4},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {nullptr, nullptr, integers::Unpack<int8_t>, integers::Unpack<panel::Int4>},
+    integers::Multiply,
     {dot::Floats<float>, dot::Floats<uint16_t>, dot::Int8, dot::Int4},
     true,
 };

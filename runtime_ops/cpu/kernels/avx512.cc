@@ -4,6 +4,7 @@
 #include "avx512_float.h"
 #include "avx512_int4.h"
 #include "avx512_int8.h"
+#include "avx512_integers.h"
 #include "avx512_panel.h"
 
 namespace sparsecc {
@@ -39,6 +40,8 @@ const Kernels kAvx512Kernels = {
      AddQuantized<kInt4, Pack8, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {nullptr, nullptr, integers::Unpack<int8_t>, integers::Unpack<panel::Int4>},
+    integers::Multiply,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     true,
 };

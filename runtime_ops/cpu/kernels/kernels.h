@@ -14,6 +14,9 @@
 // For many rows of values, weights are unpacked to panels of kPanelColumns columns, and MultiplyPanel adds
 //
 //   out[r, c] += sum over k of values[k, r] * panel[k, c]
+//
+// Quantized weights are unpacked to integers instead where a set has kernels for these: integer_panels.h says how the
+// values become integers as well.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +31,11 @@ constexpr size_t kMaxGroup = 32;                        // rows that share one s
 constexpr size_t kRowsAhead = 8;                        // rows of the next group that are prefetched
 constexpr size_t kMaxStripe = 8192;                     // columns of quantized weights added at once
 constexpr size_t kPanelColumns = 16;                    // columns of a panel
-constexpr size_t kUnpackedColumns = 4 * kPanelColumns;  // so many that each row is read a cache line at a time or more
+constexpr size_t kUnpackedColumns = 8 * kPanelColumns;  // so many that each row is read a cache line at a time or more
 constexpr size_t kPanelRows = 6;                        // rows of values multiplied by a panel at once
+constexpr size_t kTileChannels = 256;                   // of a panel at most
+constexpr size_t kTilePairs = kTileChannels / 2;        // of channels, which an instruction adds at once
+constexpr int kInt4Factor = 16;                         // by which int4 are larger as integers of 16 bits
 
 struct RowGroup {
   size_t count;  // 1 to kMaxGroup
@@ -66,11 +72,33 @@ struct PanelProduct {
 };
 using MultiplyPanel = void (*)(const PanelProduct& product);
 
+// Writes the integers of quantized weights W[indices[0, count), stripe] to panels[panel, pair, kPanelColumns, 2], those
+// of int4 times kInt4Factor, 0 past the stripe's end and beside an odd last channel. The stripe is at most
+// kUnpackedColumns wide, and begins with a byte.
+using UnpackIntegers = void (*)(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
+                                int16_t* panels);
+
+// out[r, c] += row_units[r] * block_unit * sum over k of round(values[k, r] * scales[k] / 2^15) * panels[k, c]
+struct IntegerProduct {
+  const int16_t* values;  // [kTilePairs, kPanelRows, 2], of magnitudes below 2^15
+  const int16_t* scales;  // [kTilePairs, 2], of magnitudes below 2^15
+  const float* row_units;
+  float block_unit;
+  size_t rows;            // 1 to kPanelRows
+  const int16_t* panels;  // as many as hold the columns, one after the other
+  size_t pairs;           // at most kTilePairs
+  float* out;
+  size_t out_stride, columns;
+};
+using MultiplyIntegers = void (*)(const IntegerProduct& product);
+
 struct Kernels {
   size_t stripe_bytes;  // of quantized rows, added at once: a multiple of 1 KiB, kMaxStripe columns at most
   AddRows add_rows[kWeightTypes];
   UnpackPanels unpack_panels[kWeightTypes];
   MultiplyPanel multiply_panel;
+  UnpackIntegers unpack_integers[kWeightTypes];  // null of floats, and where the set has no integer panels
+  MultiplyIntegers multiply_integers;            // null as well then
   Dot dot[kWeightTypes];
   bool dot_rounds;  // whether the products of quantized rows are those of rounded values where there are any
 };

@@ -22,6 +22,8 @@ const Kernels kNeonKernels = {
      AddQuantized<kInt4, Bytes, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {},
+    nullptr,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     false,
 };

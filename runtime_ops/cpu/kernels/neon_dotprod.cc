@@ -23,6 +23,8 @@ const Kernels kNeonDotprodKernels = {
      AddQuantized<kInt4, Quads, dotprod_int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
     panel::Multiply,
+    {},
+    nullptr,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     false,
 };

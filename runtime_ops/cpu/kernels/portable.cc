@@ -149,11 +149,31 @@ void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t
   }
 }
 
+void UnpackIntegersPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
+                            int16_t* panels) {
+  const auto integer = [&](size_t k, size_t c) -> int16_t {
+    if (k >= count || c >= stripe.end) return 0;
+    const size_t position = static_cast<size_t>(indices[k]) * weights.columns + c;
+    if (weights.type == kInt8) return static_cast<const int8_t*>(weights.data)[position];
+    return static_cast<int16_t>(kInt4Factor * Integer(Int4Row{static_cast<const uint8_t*>(weights.data)}, position));
+  };
+  for (size_t begin = stripe.begin; begin < stripe.end; begin += kPanelColumns) {
+    for (size_t k = 0; k < count; k += 2) {
+      for (size_t c = begin; c < begin + kPanelColumns; ++c) {
+        *panels++ = integer(k, c);
+        *panels++ = integer(k + 1, c);
+      }
+    }
+  }
+}
+
 const Kernels kPortableKernels = {
     1024,
     {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
     {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
     Multiply,
+    {},
+    nullptr,
     {DotFloats, DotHalves, DotInt8, DotInt4},
     false,
 };

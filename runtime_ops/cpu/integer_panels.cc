@@ -1,0 +1,173 @@
+#include "integer_panels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace sparsecc {
+namespace {
+
+constexpr float kLargestInteger = 32767.0f;
+
+// The largest magnitude; NaN where there is one.
+float Largest(const float* numbers, size_t count) {
+  int32_t largest = 0;  // as integers, in which a NaN is larger than all else
+  for (size_t i = 0; i < count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, numbers + i, sizeof(bits));
+    largest = std::max(largest, bits & 0x7FFFFFFF);
+  }
+  float value;
+  std::memcpy(&value, &largest, sizeof(value));
+  return value;
+}
+
+float SumOfMagnitudes(const float* numbers, size_t count) {
+  float parts[8] = {};  // so that the compiler can add several at once
+  for (size_t i = 0; i < count; ++i) parts[i % 8] += std::fabs(numbers[i]);
+  float sum = 0;
+  for (const float part : parts) sum += part;
+  return sum;
+}
+
+// Whether integers can represent a tile's values: they can be divided by their largest and be multiplied by it again,
+// and it is not so large beside the others that they would be rounded to less than 8 bits.
+bool AreUsual(const float* values, size_t count, float largest) {
+  if (largest == 0.0f) return true;
+  return largest > 1e-25f && largest < 1e30f && 2 * largest <= SumOfMagnitudes(values, count);
+}
+
+// to[i] = round(numbers[i] / unit), for results of 16 bits.
+void RoundToIntegers(const float* numbers, size_t count, float unit, int16_t* to) {
+  const float inverse = unit == 0.0f ? 0.0f : 1.0f / unit;
+  for (size_t i = 0; i < count; ++i) {
+    const float shifted = numbers[i] * inverse + 0x1.8p23f;  // its last bits are the rounded number
+    int32_t bits;
+    std::memcpy(&bits, &shifted, sizeof(bits));
+    to[i] = static_cast<int16_t>(bits);
+  }
+}
+
+// A float16 that is neither infinite nor NaN, without a branch, so that the compiler can convert several at once.
+float FiniteHalf(uint16_t half) {
+  const uint32_t magnitude = half & 0x7FFF, sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  uint32_t bits;
+  std::memcpy(&bits, &subnormal, sizeof(bits));
+  bits = sign | (magnitude < 0x0400 ? bits : (magnitude << 13) + (112u << 23));
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// The scales of a block of columns in the channels of a tile, as integers.
+struct BlockScales {
+  BlockScales(const Weights& weights, const uint16_t* halves) {
+    uint16_t largest_half = 0;
+    for (size_t k = 0; k < kTileChannels; ++k) largest_half = std::max<uint16_t>(largest_half, halves[k] & 0x7FFF);
+    is_finite = largest_half < 0x7C00;
+    if (!is_finite) return;
+    float scales[kTileChannels];
+    for (size_t k = 0; k < kTileChannels; ++k) scales[k] = FiniteHalf(halves[k]);
+    const float unit_of_integers = FiniteHalf(largest_half) / kLargestInteger;
+    RoundToIntegers(scales, kTileChannels, unit_of_integers, integers[0]);
+    unit = unit_of_integers * 0x1p15f / (weights.type == kInt4 ? kInt4Factor : 1);
+  }
+  alignas(64) int16_t integers[kTilePairs][2];
+  float unit;
+  bool is_finite;
+};
+
+// Copies the scales of the blocks that begin in a stripe or before to halves[block][kTileChannels].
+void GatherScales(const Product& product, Panels panels, uint16_t (*halves)[kTileChannels]) {
+  const Weights& weights = product.weights;
+  const size_t stride = weights.blocks(), first = panels.stripe.begin / weights.block;
+  const size_t blocks = (panels.stripe.end - 1) / weights.block + 1 - first;
+  for (size_t k = 0; k < panels.active.end - panels.active.begin; ++k) {
+    const auto channel = static_cast<size_t>(product.indices[panels.active.begin + k]);
+    for (size_t b = 0; b < blocks; ++b) halves[b][k] = weights.scales[channel * stride + first + b];
+  }
+}
+
+// Adds the product of a group of rows with some weights in floats, whatever they are.
+void AddInFloats(const Kernels& kernels, const Product& product, Range rows, Panels panels, float* sums) {
+  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
+  float values[kTileChannels * kPanelRows];
+  const auto [active, stripe] = panels;
+  const size_t count = active.end - active.begin, group_rows = rows.end - rows.begin;
+  for (size_t r = 0; r < group_rows; ++r) {
+    const float* from = product.values + (rows.begin + r) * product.active + active.begin;
+    for (size_t k = 0; k < count; ++k) values[k * group_rows + r] = from[k];
+  }
+  const Weights& weights = product.weights;
+  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
+  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
+    kernels.multiply_panel({values, group_rows, unpacked + (column - stripe.begin) * count, count,
+                            sums + column - stripe.begin, kUnpackedColumns,
+                            std::min(kPanelColumns, stripe.end - column)});
+  }
+}
+
+}  // namespace
+
+bool HasIntegerPanels(const Kernels& kernels, const Weights& weights) {
+  const bool is_whole_bytes = weights.type != kInt4 || weights.columns % 2 == 0;
+  return kernels.unpack_integers[weights.type] != nullptr && weights.block % kPanelColumns == 0 && is_whole_bytes;
+}
+
+IntegerValues::IntegerValues(const Call& call, const Product& product)
+    : tiles_((product.active + kTileChannels - 1) / kTileChannels), groups_(RowGroups({0, product.rows}) * tiles_) {
+  call.Parallel(RowGroups({0, product.rows}), [&](size_t group) { Pack(product, group * kPanelRows); });
+}
+
+void IntegerValues::Pack(const Product& product, size_t first_row) {
+  const size_t rows = std::min(kPanelRows, product.rows - first_row);
+  for (size_t first = 0; first < product.active; first += kTileChannels) {
+    Group& group = groups_[first_row / kPanelRows * tiles_ + first / kTileChannels];
+    const size_t count = std::min(kTileChannels, product.active - first);
+    group.is_usual = true;
+    for (size_t r = 0; r < rows; ++r) {
+      const float* values = product.values + (first_row + r) * product.active + first;
+      const float largest = Largest(values, count);
+      group.is_usual &= AreUsual(values, count, largest);
+      group.units[r] = largest / kLargestInteger;
+      int16_t rounded[kTilePairs][2] = {};
+      RoundToIntegers(values, count, group.units[r], rounded[0]);
+      for (size_t pair = 0; pair < kTilePairs; ++pair) {
+        std::memcpy(group.integers[pair][r], rounded[pair], sizeof(rounded[pair]));
+      }
+    }
+  }
+}
+
+void IntegerValues::MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels,
+                                   Panels next, float* sums) const {
+  alignas(64) int16_t unpacked[kTilePairs * kUnpackedColumns * 2];
+  const Weights& weights = product.weights;
+  const auto [active, stripe] = panels;
+  const size_t count = active.end - active.begin, pairs = (count + 1) / 2;
+  uint16_t halves[kUnpackedColumns / kPanelColumns][kTileChannels] = {};
+  GatherScales(product, panels, halves);
+  PanelsAhead ahead(product, next, RowGroups(rows) * PanelCount(stripe));
+  kernels.unpack_integers[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
+  for (size_t begin = stripe.begin, end; begin < stripe.end; begin = end) {
+    end = std::min(stripe.end, (begin / weights.block + 1) * weights.block);
+    const BlockScales scales(weights, halves[begin / weights.block - stripe.begin / weights.block]);
+    for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
+      const Group& group = GroupAt(row, active.begin);
+      const size_t group_rows = std::min(kPanelRows, rows.end - row);
+      for (size_t panel = 0; panel < PanelCount({begin, end}); ++panel) ahead.Step();
+      if (!scales.is_finite || !group.is_usual) {
+        AddInFloats(kernels, product, {row, row + group_rows}, {active, {begin, end}},
+                    sums + (row - rows.begin) * kUnpackedColumns + begin - stripe.begin);
+      } else {
+        kernels.multiply_integers({group.integers[0][0], scales.integers[0], group.units, scales.unit, group_rows,
+                                   unpacked + (begin - stripe.begin) * pairs * 2, pairs,
+                                   sums + (row - rows.begin) * kUnpackedColumns + begin - stripe.begin,
+                                   kUnpackedColumns, end - begin});
+      }
+    }
+  }
+}
+
+}  // namespace sparsecc

@@ -1,0 +1,56 @@
+// Many rows of values times quantized weights, in integers.
+//
+//   out[r, c] += sum over k of x[r, k] * scale[k, b] * q[k, c]        b = c / block
+//
+// For a tile of kTileChannels channels and a block, with X and S the largest |x[r, k]| and |scale[k, b]| over k,
+//
+//   x16[r, k] = round(32767 x[r, k] / X[r])        s16[k, b] = round(32767 scale[k, b] / S[b])
+//   m[r, k] = round(x16[r, k] * s16[k, b] / 2^15)
+//   out[r, c] += X[r] S[b] 2^15 / 32767^2 * sum over k of m[r, k] * q[k, c]
+//
+// The weights stay as they are and the sum is exact: 256 * 128 * 32767 < 2^31. Each of the three roundings moves m by
+// half at most, so a term is off by 1.5 / 32767 of X S |q| at most. One instruction makes two to four vectors of m, and
+// another multiplies and adds twice as many integers as it could floats.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "panels.h"
+#include "tensor.h"
+
+namespace sparsecc {
+
+// Whether the kernels have integer panels for weights of this type and shape.
+bool HasIntegerPanels(const Kernels& kernels, const Weights& weights);
+
+// The values as integers of 16 bits, tile by tile, in groups of kPanelRows rows.
+class IntegerValues {
+ public:
+  static constexpr size_t kTileRows = 64 * kPanelRows;
+
+  IntegerValues(const Call& call, const Product& product);
+
+  // Adds the values times the weights of some panels to sums[rows, kUnpackedColumns], and fetches the weights of the
+  // next ones. What has values or scales that integers cannot represent well is added in floats.
+  void MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels, Panels next,
+                      float* sums) const;
+
+ private:
+  struct Group {  // of rows, in the channels of a tile
+    alignas(64) int16_t integers[kTilePairs][kPanelRows][2];
+    float units[kPanelRows];
+    bool is_usual;
+  };
+
+  void Pack(const Product& product, size_t first_row);
+  const Group& GroupAt(size_t row, size_t first_active) const {
+    return groups_[row / kPanelRows * tiles_ + first_active / kTileChannels];
+  }
+
+  size_t tiles_;
+  std::vector<Group> groups_;
+};
+
+}  // namespace sparsecc
