@@ -9,7 +9,7 @@ namespace {
 namespace floating {
 
 constexpr size_t kRowsAtOnce = 8;
-constexpr size_t kPrefetchBytes = 1024;  // how far ahead in each row, to the second-level cache
+constexpr size_t kPrefetchBytes = 2048;  // how far ahead in each row, to the second-level cache
 
 template <typename Weight>
 struct Rows {

@@ -1,8 +1,10 @@
 // int4 rows with AVX-512 VNNI.
 //
 // Four rows' bytes are interleaved, and their lower and upper halves give the even and the odd outputs: vpdpbusd
-// multiplies the unsigned halves q + 8 by the four rows' signed 8-bit multipliers and adds the products to a sum of 32
-// bits. The sums begin with what the 8 adds too much, -8 * sum of m[i].
+// multiplies the unsigned halves q + 8 by the four rows' signed 8-bit multipliers and adds the products. The sums of 8
+// rows fit into 16 bits, 8 * 15 * 127 < 2^15, and those of the group are kept in 16, which leaves them in the
+// first-level cache. They count modulo 2^16, in which the excess of 8 * sum of m[i] is taken off at the end, and the
+// true sum fits: 32 rows * 8 * 127 = 32512 < 2^15.
 //
 // The group is added 8 rows at a time over the whole stripe and not all 32 rows line by line: rows often lie a multiple
 // of 4 KiB apart, and more lines than a cache set has ways would push each other out between prefetch and use. Four
@@ -33,8 +35,8 @@ inline __m512i Spread(const void* blocks, __m512i block_of_lane) {
   return _mm512_permutexvar_epi32(block_of_lane, _mm512_castsi128_si512(four));
 }
 
-// Adds 4 rows to 128 columns. Of each 128 sums, those of 16 j to 16 j + 15 belong, for each of the 4 lanes, to the even
-// columns of its j / 2th eight columns, and to the odd ones for odd j.
+// Adds 4 rows to 128 columns: sums[2 j] has, for each of the 4 lanes, the even columns of its jth eight columns, and
+// sums[2 j + 1] the odd ones.
 template <typename LoadRow>
 inline __attribute__((always_inline)) void AddVector(const LoadRow& load, __m512i multipliers, __m512i* sums) {
   const __m512i rows[kSetRows] = {load(0), load(1), load(2), load(3)};
@@ -53,11 +55,12 @@ inline __attribute__((always_inline)) void AddVector(const LoadRow& load, __m512
   }
 }
 
-// Adds 8 rows to a stripe, and prefetches the same stripe of others, and of the next 8 for the second time.
+// Adds 8 rows to a stripe, and prefetches the same stripe of others, and of the next 8 for the second time. Of each 128
+// sums, those of 32 j to 32 j + 31 belong, for each of the 4 lanes, to its jth eight columns, the even ones first.
 template <bool kIsFirst>
 __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint32_t (*quads)[kMaxBlocks],
-                                       const int32_t* multiplier_sums, Stripe stripe, int block_bits,
-                                       const RowsAhead<5>& ahead, ScalesAhead* scales, int32_t* sums) {
+                                       Stripe stripe, int block_bits, const RowsAhead<5>& ahead, ScalesAhead* scales,
+                                       int16_t* sums) {
   const uint8_t* rows[kRowsAtOnce];
   for (size_t i = 0; i < kRowsAtOnce; ++i) rows[i] = static_cast<const uint8_t*>(group_rows[i]) + stripe.begin / 2;
   static_assert(kRowsAtOnce <= kRowsAhead, "the rows added next are known");
@@ -70,19 +73,16 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
     if (c % columns_per_scale_line == 0) scales->PrefetchLine();
     auto* to = reinterpret_cast<__m512i*>(sums + c);
     __m512i vector[8];
-    if (kIsFirst) {
-      const __m512i eightfold = _mm512_slli_epi32(Spread(multiplier_sums + (c >> block_bits), block_of_lane), 3);
-      const __m512i excess = _mm512_sub_epi32(_mm512_setzero_si512(), eightfold);
-      for (size_t j = 0; j < 8; ++j) vector[j] = excess;
-    } else {
-      for (size_t j = 0; j < 8; ++j) vector[j] = to[j];
-    }
+    for (size_t j = 0; j < 8; ++j) vector[j] = _mm512_setzero_si512();
 #pragma GCC unroll 2
     for (size_t set = 0; set < kRowsAtOnce / kSetRows; ++set) {
       const __m512i multipliers = Spread(quads[set] + (c >> block_bits), block_of_lane);
       AddVector([&](size_t i) __attribute__((always_inline)) { return load(set * kSetRows + i); }, multipliers, vector);
     }
-    for (size_t j = 0; j < 8; ++j) to[j] = vector[j];
+    for (size_t j = 0; j < 4; ++j) {
+      const __m512i sum = _mm512_packs_epi32(vector[2 * j], vector[2 * j + 1]);
+      to[j] = kIsFirst ? sum : _mm512_add_epi16(to[j], sum);
+    }
   };
   const size_t columns = stripe.end - stripe.begin;
   size_t c = 0;
@@ -94,54 +94,54 @@ __attribute__((noinline)) void AddRows(const void* const* group_rows, const uint
   add(c, [&](size_t i) __attribute__((always_inline)) { return _mm512_maskz_loadu_epi8(last, rows[i] + c / 2); });
 }
 
-// Four vectors of 16 consecutive columns, 32 columns apart, from the sums of their even and their odd columns.
-inline __attribute__((always_inline)) void InOrder(const __m512i* sums, __m512i* ordered) {
-  __m512i four[4];  // lane l: columns 32 l + 4 j to 32 l + 4 j + 3
-  for (size_t j = 0; j < 2; ++j) {
-    four[2 * j] = _mm512_unpacklo_epi32(sums[2 * j], sums[2 * j + 1]);
-    four[2 * j + 1] = _mm512_unpackhi_epi32(sums[2 * j], sums[2 * j + 1]);
+// Four vectors of 32 consecutive columns each, of lane after lane, from the sums of a vector's lanes.
+inline __attribute__((always_inline)) void InOrder(const __m512i* sums, __m512i excess, __m512i* ordered) {
+  const __m512i even_odd = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                upper = _mm512_or_si512(lower, _mm512_set1_epi64(4));
+  __m512i eights[4];  // lane l: columns 32 l + 8 j to 32 l + 8 j + 7
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 4; ++j) eights[j] = _mm512_shuffle_epi8(_mm512_sub_epi16(sums[j], excess), even_odd);
+#pragma GCC unroll 2
+  for (size_t half = 0; half < 2; ++half) {  // lane after lane: columns 16 half to 16 half + 15
+    ordered[half] = _mm512_permutex2var_epi64(eights[2 * half], lower, eights[2 * half + 1]);
+    ordered[2 + half] = _mm512_permutex2var_epi64(eights[2 * half], upper, eights[2 * half + 1]);
   }
-  const __m512i lower[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0x44), _mm512_shuffle_i32x4(four[2], four[3], 0x44)};
-  const __m512i upper[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0xEE), _mm512_shuffle_i32x4(four[2], four[3], 0xEE)};
-  ordered[0] = _mm512_shuffle_i32x4(lower[0], lower[1], 0x88);
-  ordered[1] = _mm512_shuffle_i32x4(lower[0], lower[1], 0xDD);
-  ordered[2] = _mm512_shuffle_i32x4(upper[0], upper[1], 0x88);
-  ordered[3] = _mm512_shuffle_i32x4(upper[0], upper[1], 0xDD);
 }
 
-// out += unit * sums, in the order of columns.
-__attribute__((noinline)) void Finish(const int32_t* sums, const Multipliers& multipliers, size_t columns,
+// out += unit * (sums - 8 * sum of m), in the order of columns.
+__attribute__((noinline)) void Finish(const int16_t* sums, const Multipliers& multipliers, size_t columns,
                                       int block_bits, const RowsAhead<4>& ahead, float* out) {
+  const __m512i block_of_lane = BlockOfLane(block_bits);
   for (size_t c = 0; c < columns; c += kVectorColumns) {
     ahead.Prefetch(c / 2);
-    const auto* from = reinterpret_cast<const __m512i*>(sums + c);
-#pragma GCC unroll 2
-    for (size_t half = 0; half < 2; ++half) {
-      __m512i ordered[4];
-      InOrder(from + 4 * half, ordered);
-#pragma GCC unroll 4
-      for (size_t lane = 0; lane < 4; ++lane) {
-        const size_t column = c + lane * kLaneColumns + half * kLanes;
-        if (column >= columns) continue;
-        const __mmask16 lanes = FirstLanes(columns - column);
-        const __m512 unit = _mm512_set1_ps(multipliers.units[column >> block_bits]);
-        const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ordered[lane]), unit, LoadLanes(out + column, lanes));
-        _mm512_mask_storeu_ps(out + column, lanes, sum);
-      }
+    const __m512i eightfold = _mm512_slli_epi32(Spread(multipliers.sums + (c >> block_bits), block_of_lane), 3);
+    const __m512i excess = _mm512_mask_blend_epi16(0xAAAAAAAA, eightfold, _mm512_slli_epi32(eightfold, 16));
+    __m512i ordered[4];
+    InOrder(reinterpret_cast<const __m512i*>(sums + c), excess, ordered);
+#pragma GCC unroll 8
+    for (size_t sixteen = 0; sixteen < 8; ++sixteen) {
+      const size_t lane = sixteen / 2, column = c + lane * kLaneColumns + sixteen % 2 * kLanes;
+      if (column >= columns) continue;
+      const __m512i from = ordered[lane / 2 * 2 + sixteen % 2];
+      const __m256i integers = lane % 2 == 0 ? _mm512_castsi512_si256(from) : _mm512_extracti64x4_epi64(from, 1);
+      const __mmask16 lanes = FirstLanes(columns - column);
+      const __m512 unit = _mm512_set1_ps(multipliers.units[column >> block_bits]);
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(integers));
+      _mm512_mask_storeu_ps(out + column, lanes, _mm512_fmadd_ps(sum, unit, LoadLanes(out + column, lanes)));
     }
   }
 }
 
 void AddGroup(const RowGroup& group, const Multipliers& multipliers, Stripe stripe, float* out) {
-  alignas(64) int32_t sums[kMaxStripe];
+  alignas(64) int16_t sums[kMaxStripe];
   const size_t columns = stripe.end - stripe.begin, first_byte = stripe.begin / 2;
   const int block_bits = __builtin_ctzll(group.block);
   const void* const* next = group.rows + kRowsAhead + Pack8::kRowsAhead;
   ScalesAhead scales(group, stripe.begin >> block_bits, (columns + group.block - 1) >> block_bits);
   for (size_t i = 0; i < group.count; i += kRowsAtOnce, next += 5) {
     const auto add = i == 0 ? AddRows<true> : AddRows<false>;
-    add(group.rows + i, multipliers.packed + i / kSetRows, multipliers.sums, stripe, block_bits, {next, first_byte},
-        &scales, sums);
+    add(group.rows + i, multipliers.packed + i / kSetRows, stripe, block_bits, {next, first_byte}, &scales, sums);
   }
   Finish(sums, multipliers, columns, block_bits, {next, first_byte}, out + stripe.begin);
 }
