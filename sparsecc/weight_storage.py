@@ -25,7 +25,7 @@ from sparsecc.quantization.finite_weight import require_finite, weight_array
 from sparsecc.quantization.gptq import ErrorFeedback, gptq, gptq_by_output
 from sparsecc.quantization.input_covariance import input_covariances
 from sparsecc.quantization.packed_matrix import packed_blocks
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE, QuantizedWeight
+from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE, QuantizedWeight
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.quantization.scratch_tensors import ScratchTensors
 from sparsecc.text import load_tokenizer, token_windows
@@ -76,12 +76,12 @@ def _quantizing_passes(
 
     def pack(name: str, matrix: NDArray[np.float32]) -> PackedTensors:
         require_finite(matrix, name)
-        weight = round_to_nearest(matrix, bits)
+        weight = round_to_nearest(matrix, bits, VOCABULARY_BLOCK_SIZE)
         packed = tensors.add(f"{name}/packed", packed_blocks(weight), ir.DataType.UINT8)
         scales = tensors.add(f"{name}/scales", weight.scales.astype(np.float32), ir.DataType.FLOAT)
-        return PackedTensors(packed, scales, bits, BLOCK_SIZE)
+        return PackedTensors(packed, scales, bits, weight.block_size)
 
-    return QuantizeWeightsPass(stored), HalveAddedPass(), QuantizeVocabularyPass(pack, BLOCK_SIZE)
+    return QuantizeWeightsPass(stored), HalveAddedPass(), QuantizeVocabularyPass(pack, VOCABULARY_BLOCK_SIZE)
 
 
 def _rounded(projections: Sequence[Projection], by_output: Collection[str]) -> Quantized:
@@ -111,5 +111,5 @@ def _stored(name: str, weight: QuantizedWeight, tensors: ScratchTensors) -> Quan
     return QuantizedTensors(
         tensors.add(f"{name}/Wq", weight.integers, _TYPES[weight.bits]),
         tensors.add(f"{name}/scales", weight.scales, ir.DataType.FLOAT16),
-        BLOCK_SIZE,
+        weight.block_size,
     )

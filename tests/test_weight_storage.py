@@ -18,7 +18,7 @@ from sparsecc.generation import generate
 from sparsecc.inspection import inspect
 from sparsecc.model_file import ALIGNMENT, load_model, model_sha256
 from sparsecc.projections import find_projections
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
+from sparsecc.quantization.quantized_weight import BLOCK_SIZE, VOCABULARY_BLOCK_SIZE
 from sparsecc.recipe import Recipe
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
@@ -27,7 +27,7 @@ from .conftest import THREADS
 
 TOKENS = 4096
 WEIGHT_TYPES = {"fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
-BYTES_OF_A_WEIGHT = {"fp16": 2, "int8": 1 + 2 / BLOCK_SIZE, "int4": 0.5 + 2 / BLOCK_SIZE}
+BYTES_OF_A_WEIGHT = {"fp16": 2, "int8": 1 + 2 / BLOCK_SIZE[8], "int4": 0.5 + 2 / BLOCK_SIZE[4]}
 PERPLEXITY_LOST = {"fp16": 0.005, "int8": 0.01, "int4": 0.05}
 PROMPT = "The old man looked at the sea and said nothing."
 
@@ -90,7 +90,7 @@ def test_every_weight_matrix_is_stored_as_asked(stored: Artifact, weights: str, 
 
 
 def test_a_token_reads_fewer_bytes(stored: Artifact, weights: str, compiled: Callable[[str, float], Artifact]):
-    head = {"fp16": 2, "int8": 1 + 4 / BLOCK_SIZE, "int4": 0.5 + 4 / BLOCK_SIZE}[weights]
+    head = {"fp16": 2, "int8": 1 + 4 / VOCABULARY_BLOCK_SIZE, "int4": 0.5 + 4 / VOCABULARY_BLOCK_SIZE}[weights]
     share = bytes_per_token(stored) / bytes_per_token(compiled("teal", 0.5))
     assert BYTES_OF_A_WEIGHT[weights] / 4 <= share + 1e-3
     assert share <= head / 4 + 1e-3

@@ -46,7 +46,8 @@ class CalibratedModel:
     @property
     def cost_of_added_weight(self) -> float:
         """The bytes of a weight that a method adds over those of a projection's: what is added has 16 bits or more."""
-        stored = {"fp32": 4.0, "fp16": 2.0, "int8": 1 + 2 / BLOCK_SIZE, "int4": 0.5 + 2 / BLOCK_SIZE}[self.weights]
+        int8, int4 = 1 + 2 / BLOCK_SIZE[8], 0.5 + 2 / BLOCK_SIZE[4]
+        stored = {"fp32": 4.0, "fp16": 2.0, "int8": int8, "int4": int4}[self.weights]
         return max(2.0, stored) / stored
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE, LARGEST_INTEGER, SMALLEST_INTEGER
+from sparsecc.quantization.quantized_weight import LARGEST_INTEGER, SMALLEST_INTEGER
 
 LARGEST_WEIGHT_BECOMES = {
     2: np.array([-2.5, -2, -1.75, -1.5, -1.25, -1, 1, 1.25, 1.5], np.float32),
@@ -20,25 +20,25 @@ _WEIGHTS_AT_ONCE = 1 << 14
 """So that what is tried for them stays in the cache."""
 
 
-def block_scales(rows: NDArray[np.float32], bits: int) -> NDArray[np.float16]:
-    """The scales float16 [R, ceil(N / BLOCK_SIZE)] with which the blocks of finite rows [R, N] are rounded best.
+def block_scales(rows: NDArray[np.float32], bits: int, block_size: int) -> NDArray[np.float16]:
+    """The scales float16 [R, ceil(N / block_size)] with which the blocks of finite rows [R, N] are rounded best.
 
     Of those tried, each as float16 holds it, a block gets the one with the least squared error.
     """
     count, columns = rows.shape
-    blocks = -(-columns // BLOCK_SIZE)
+    blocks = -(-columns // block_size)
     scales = np.empty((count, blocks), np.float16)
     at_once = max(1, _WEIGHTS_AT_ONCE // columns)
     for start in range(0, count, at_once):
         piece = rows[start : start + at_once]
-        padded = np.zeros((len(piece), blocks * BLOCK_SIZE), np.float32)
+        padded = np.zeros((len(piece), blocks * block_size), np.float32)
         padded[:, :columns] = piece
-        scales[start : start + at_once] = _best_scales(padded.reshape(-1, BLOCK_SIZE), bits).reshape(-1, blocks)
+        scales[start : start + at_once] = _best_scales(padded.reshape(-1, block_size), bits).reshape(-1, blocks)
     return scales
 
 
 def _best_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float16]:
-    """The scale [B] of each block [B, BLOCK_SIZE]."""
+    """The scale [B] of each block [B, block_size]."""
     highest, lowest = blocks.max(axis=1), blocks.min(axis=1)
     largest = np.where(highest > -lowest, highest, lowest)
     tried = np.clip(largest / LARGEST_WEIGHT_BECOMES[bits][:, None], -_LARGEST_SCALE, _LARGEST_SCALE).astype(np.float16)

@@ -49,21 +49,22 @@ def gptq(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> Qua
     """
     rows, columns = weight.shape
     integers = np.empty((rows, columns), np.int8)
-    scales = np.empty((rows, -(-columns // BLOCK_SIZE)), np.float16)
+    block_size = BLOCK_SIZE[bits]
+    scales = np.empty((rows, -(-columns // block_size)), np.float16)
     errors = np.empty_like(weight)
     for start in range(0, rows, _CHANNELS_AT_ONCE):
         end = min(start + _CHANNELS_AT_ONCE, rows)
         channels = feedback.order[start:end]
         targets = weight[channels] + feedback.shares[:start, start:end].T @ errors[:start]
-        scales[channels] = block_scales(targets, bits)
-        steps = by_column(scales[channels], columns)
+        scales[channels] = block_scales(targets, bits, block_size)
+        steps = by_column(scales[channels], columns, block_size)
         within = feedback.shares[start:end, start:end]
         for index, channel in enumerate(channels):
             target = targets[index] + np.einsum("j,jn->n", within[:index, index], errors[start : start + index])
             row = rounded(target, steps[index], bits)
             integers[channel] = row
             errors[start + index] = weight[channel] - row * steps[index]
-    return QuantizedWeight(bits, integers, scales)
+    return QuantizedWeight(bits, integers, scales, block_size)
 
 
 def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> QuantizedWeight:
@@ -72,8 +73,9 @@ def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: i
     Blocks hold channels that are rounded at different times, so their scales are chosen before any is.
     """
     rows, columns = weight.shape
-    scales = block_scales(np.ascontiguousarray(weight.T), bits)
-    steps = by_column(scales, rows)
+    block_size = BLOCK_SIZE[bits]
+    scales = block_scales(np.ascontiguousarray(weight.T), bits, block_size)
+    steps = by_column(scales, rows, block_size)
     integers = np.empty((columns, rows), np.int8)
     errors = np.empty_like(weight)
     for start in range(0, rows, _CHANNELS_AT_ONCE):
@@ -86,4 +88,4 @@ def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: i
             row = rounded(target, steps[:, channel], bits)
             integers[:, channel] = row
             errors[start + index] = weight[channel] - row * steps[:, channel]
-    return QuantizedWeight(bits, integers, scales)
+    return QuantizedWeight(bits, integers, scales, block_size)

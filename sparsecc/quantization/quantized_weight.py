@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_SIZE = 32
-"""Consecutive weights of an input channel that share a scale."""
+BLOCK_SIZE = {2: 32, 3: 32, 4: 32, 8: 64}
+"""Consecutive weights of an input channel that share a scale, by bits. int8 lose nothing by 64."""
+VOCABULARY_BLOCK_SIZE = 32
+"""The same for a row of the head or the embedding, which has to be whole blocks."""
 
 SMALLEST_INTEGER = {2: -2, 3: -4, 4: -8, 8: -127}
 LARGEST_INTEGER = {2: 1, 3: 3, 4: 7, 8: 127}
@@ -17,23 +19,25 @@ LARGEST_INTEGER = {2: 1, 3: 3, 4: 7, 8: 127}
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedWeight:
-    """W[k, n] = integers[k, n] * scales[k, n // BLOCK_SIZE].
+    """W[k, n] = integers[k, n] * scales[k, n // block_size].
 
     Attributes:
         bits: what the integers could be stored in; they lie in SMALLEST_INTEGER[bits]..LARGEST_INTEGER[bits].
         integers: int8 [K, N].
-        scales: float16 [K, ceil(N / BLOCK_SIZE)], of either sign.
+        scales: float16 [K, ceil(N / block_size)], of either sign.
+        block_size: consecutive weights of a row that share a scale.
     """
 
     bits: int
     integers: NDArray[np.int8]
     scales: NDArray[np.float16]
+    block_size: int
 
     def dequantized(self) -> NDArray[np.float32]:
         """float32 [K, N]."""
-        return self.integers * by_column(self.scales, self.integers.shape[1])
+        return self.integers * by_column(self.scales, self.integers.shape[1], self.block_size)
 
 
-def by_column(scales: NDArray[np.float16], columns: int) -> NDArray[np.float32]:
-    """The scale float32 [K, N] of each weight, from those of the blocks [K, ceil(N / BLOCK_SIZE)]."""
-    return np.repeat(scales.astype(np.float32), BLOCK_SIZE, axis=1)[:, :columns]
+def by_column(scales: NDArray[np.float16], columns: int, block_size: int) -> NDArray[np.float32]:
+    """The scale float32 [K, N] of each weight, from those of the blocks [K, ceil(N / block_size)]."""
+    return np.repeat(scales.astype(np.float32), block_size, axis=1)[:, :columns]

@@ -194,7 +194,7 @@ def coarser_point(setting, bits):
         copy_companions(dense, directory)
         measured = MeasuredModel(open_artifact(directory), setting.threads)
         seen = dataclasses.asdict(measure(measured, setting.windows, setting.reference))
-    bytes_saved = sum(projection.weight_count for projection in projections) * (4 - (bits + 16 / BLOCK_SIZE) / 8)
+    bytes_saved = sum(projection.weight_count for projection in projections) * (4 - (bits + 16 / BLOCK_SIZE[bits]) / 8)
     return seen | {"bytes_per_token": seen["bytes_per_token"] - bytes_saved}
 
 

@@ -12,7 +12,6 @@ from sparsecc.fusion import fuse, unfuse
 from sparsecc.gated_networks import find_gated_networks
 from sparsecc.passes import GateFeedForwardPass, HalveWeightsPass, QuantizedTensors, QuantizeWeightsPass
 from sparsecc.projections import find_projections
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.recipe import parse_recipe_document, recipe_from_document
 from sparsecc.session import open_session, ops_library_path
@@ -67,7 +66,7 @@ def test_quantized_rows_of_up_are_output_channels(model, weights, library, bits)
     for name, weight in (("up", weights["w_up"].T), ("down", weights["w_down"])):
         quantized = round_to_nearest(weight, bits)
         integers = ir.Tensor(quantized.integers.astype(ir.DataType.INT4.numpy() if bits == 4 else np.int8))
-        tensors = QuantizedTensors(integers, ir.tensor(quantized.scales), BLOCK_SIZE)
+        tensors = QuantizedTensors(integers, ir.tensor(quantized.scales), quantized.block_size)
         stored[f"/layers.0/mlp/{name}_proj"] = tensors
         weights[f"w_{name}"] = quantized.dequantized().T if name == "up" else quantized.dequantized()
     sparsify(model, cats_recipe(model), (QuantizeWeightsPass(stored),))

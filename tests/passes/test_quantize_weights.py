@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from sparsecc.model_file import save_model
 from sparsecc.passes import QuantizedTensors, QuantizeWeightsPass, ShipFunctionsPass
 from sparsecc.projections import find_projections
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.sparsify import sparsify
 
@@ -23,7 +22,7 @@ def quantized_weights(model: ir.Model, bits: int) -> tuple[dict[str, QuantizedTe
     for projection in find_projections(model.graph):
         weight = round_to_nearest(projection.weight.const_value.numpy(), bits)
         integers = ir.Tensor(weight.integers.astype(TYPES[bits].numpy()), TYPES[bits])
-        stored[projection.name] = QuantizedTensors(integers, ir.tensor(weight.scales), BLOCK_SIZE)
+        stored[projection.name] = QuantizedTensors(integers, ir.tensor(weight.scales), weight.block_size)
         dequantized[f"w_{projection.kind}"] = weight.dequantized()
     return stored, dequantized
 

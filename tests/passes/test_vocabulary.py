@@ -14,7 +14,7 @@ from sparsecc.passes import (
     ShipFunctionsPass,
 )
 from sparsecc.quantization.packed_matrix import packed_blocks
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
+from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import Array, model_of, operators, random_arrays, run, serialized
@@ -44,13 +44,13 @@ def decoder(request: pytest.FixtureRequest) -> tuple[ir.Model, dict[str, Array],
 
 def pack(bits: int) -> Callable[[str, Array], PackedTensors]:
     def packed(name: str, matrix: Array) -> PackedTensors:
-        weight = round_to_nearest(matrix, bits)
+        weight = round_to_nearest(matrix, bits, VOCABULARY_BLOCK_SIZE)
         scales = weight.scales.astype(np.float32)
         return PackedTensors(
             ir.tensor(packed_blocks(weight), name=f"{name}/packed"),
             ir.tensor(scales, name=f"{name}/scales"),
             bits,
-            BLOCK_SIZE,
+            VOCABULARY_BLOCK_SIZE,
         )
 
     return packed
@@ -65,7 +65,7 @@ def logits(ids: np.ndarray, arrays: dict[str, Array]) -> np.ndarray:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantized(decoder: tuple[ir.Model, dict[str, Array], str], bits: int):
     model, arrays, kind = decoder
-    assert QuantizeVocabularyPass(pack(bits), BLOCK_SIZE)(model).modified
+    assert QuantizeVocabularyPass(pack(bits), VOCABULARY_BLOCK_SIZE)(model).modified
     CleanUpPass()(model)
     assert {"MatMulNBits", "GatherBlockQuantized"} < set(operators(model))
     assert not {"head", "table"} & set(model.graph.initializers)
@@ -90,7 +90,7 @@ def test_halved(decoder: tuple[ir.Model, dict[str, Array], str]):
     np.testing.assert_allclose(run(model, input_ids=ids)[0], logits(ids, {**arrays, **halves}), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), VOCABULARY_BLOCK_SIZE), HalveVocabularyPass])
 def test_a_second_call_does_nothing(
     decoder: tuple[ir.Model, dict[str, Array], str], make: Callable[[], ir.passes.InPlacePass]
 ):
@@ -101,7 +101,7 @@ def test_a_second_call_does_nothing(
     assert serialized(model) == once
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), VOCABULARY_BLOCK_SIZE), HalveVocabularyPass])
 def test_work_not_done_would_be_caught(
     decoder: tuple[ir.Model, dict[str, Array], str], make: Callable[[], ir.passes.InPlacePass]
 ):
@@ -109,7 +109,7 @@ def test_work_not_done_would_be_caught(
         make().ensures(decoder[0])
 
 
-@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), BLOCK_SIZE), HalveVocabularyPass])
+@pytest.mark.parametrize("make", [lambda: QuantizeVocabularyPass(pack(8), VOCABULARY_BLOCK_SIZE), HalveVocabularyPass])
 def test_a_graph_without_vocabulary_stays_as_it_is(model: ir.Model, make: Callable[[], ir.passes.InPlacePass]):
     before = serialized(model)
     assert not make()(model).modified
@@ -122,7 +122,7 @@ def test_channels_that_are_no_whole_blocks_stay_float32():
         {"table": (12, 40), "head": (40, 12)},
     )
     before = serialized(model)
-    assert not QuantizeVocabularyPass(pack(8), BLOCK_SIZE)(model).modified
+    assert not QuantizeVocabularyPass(pack(8), VOCABULARY_BLOCK_SIZE)(model).modified
     assert serialized(model) == before
 
 
@@ -131,6 +131,6 @@ def test_learned_positions_are_no_embedding():
     looked_up = " p = Gather(positions, position_ids) t = Gather(table, input_ids) e = Add(t, p)"
     arrays = random_arrays({**SHAPES, "table": (12, 64), "positions": (9, 64)})
     model = model_of(header + looked_up + UP_AND_DOWN + HEAD, arrays)
-    assert QuantizeVocabularyPass(pack(8), BLOCK_SIZE)(model).modified
+    assert QuantizeVocabularyPass(pack(8), VOCABULARY_BLOCK_SIZE)(model).modified
     gathers = [node for node in model.graph if node.op_type == "Gather"]
     assert [node.inputs[1].name for node in gathers] == ["position_ids"]

@@ -20,11 +20,11 @@ def random_weight(shape: tuple[int, int], seed: int, spread: float = 1.0) -> NDA
 def test_every_weight_is_rounded_to_the_nearest_integer_of_its_block(shape: tuple[int, int], seed: int, bits: int):
     weight = random_weight(shape, seed)
     quantized = round_to_nearest(weight, bits)
-    columns = np.arange(shape[1]) // BLOCK_SIZE
+    columns = np.arange(shape[1]) // BLOCK_SIZE[bits]
     scales = quantized.scales.astype(np.float64)[:, columns]
     expected = np.clip(np.rint(weight / scales), SMALLEST_INTEGER[bits], LARGEST_INTEGER[bits])
     near_a_tie = np.abs(np.abs(weight / scales - np.floor(weight / scales)) - 0.5) < 1e-4
-    assert quantized.scales.shape == (shape[0], -(-shape[1] // BLOCK_SIZE))
+    assert quantized.scales.shape == (shape[0], -(-shape[1] // BLOCK_SIZE[bits]))
     np.testing.assert_array_equal(quantized.integers[~near_a_tie], expected[~near_a_tie])
     np.testing.assert_allclose(quantized.dequantized(), quantized.integers * scales, rtol=1e-6)
 
@@ -33,9 +33,9 @@ def test_every_weight_is_rounded_to_the_nearest_integer_of_its_block(shape: tupl
 @given(shape=SHAPES, seed=st.integers(0, 2**32))
 def test_the_scale_of_a_block_is_the_best_of_those_tried(shape: tuple[int, int], seed: int):
     weight = random_weight(shape, seed, spread=0.5)
-    chosen = block_scales(weight, 4)
+    chosen = block_scales(weight, 4, 32)
     for row, block in np.ndindex(chosen.shape):
-        entries = weight[row, block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE].astype(np.float64)
+        entries = weight[row, block * 32 : (block + 1) * 32].astype(np.float64)
 
         def error(scale: float, entries: NDArray[np.float64] = entries) -> float:
             return float(np.square(np.clip(np.rint(entries / scale), -8, 7) * scale - entries).sum())
@@ -47,7 +47,7 @@ def test_the_scale_of_a_block_is_the_best_of_those_tried(shape: tuple[int, int],
 
 def test_int4_loses_less_than_with_the_largest_weight_at_the_end_of_the_range():
     weight = random_weight((64, 256), 0, spread=0.0)
-    scales = np.repeat(np.abs(weight).reshape(64, -1, BLOCK_SIZE).max(axis=2) / 7, BLOCK_SIZE, axis=1)
+    scales = np.repeat(np.abs(weight).reshape(64, -1, BLOCK_SIZE[4]).max(axis=2) / 7, BLOCK_SIZE[4], axis=1)
     plain = np.linalg.norm(np.rint(weight / scales) * scales - weight)
     assert np.linalg.norm(round_to_nearest(weight, 4).dequantized() - weight) < 0.9 * plain
 
@@ -55,7 +55,7 @@ def test_int4_loses_less_than_with_the_largest_weight_at_the_end_of_the_range():
 def test_int8_is_exact_to_half_a_step():
     weight = random_weight((32, 320), 1)
     quantized = round_to_nearest(weight, 8)
-    step = np.repeat(np.abs(quantized.scales.astype(np.float32)), BLOCK_SIZE, axis=1)
+    step = np.repeat(np.abs(quantized.scales.astype(np.float32)), BLOCK_SIZE[8], axis=1)
     assert np.all(np.abs(quantized.dequantized() - weight) <= 0.57 * step)  # the scale is rounded to float16
 
 

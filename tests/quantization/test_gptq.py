@@ -4,7 +4,6 @@ from numpy.typing import NDArray
 
 from sparsecc.quantization import gptq as module
 from sparsecc.quantization.gptq import DAMPING, ErrorFeedback, gptq, gptq_by_output
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 ROWS, COLUMNS = 48, 80
@@ -46,7 +45,7 @@ def test_it_rounds_as_the_paper_says(inputs: NDArray[np.float32], weight: NDArra
     covariance = inputs.T @ inputs
     quantized = gptq(weight, ErrorFeedback(covariance), 4)
     damped = covariance.astype(np.float64) + DAMPING * covariance.diagonal().mean() * np.eye(ROWS)
-    scales = np.repeat(quantized.scales.astype(np.float64), BLOCK_SIZE, axis=1)[:, :COLUMNS]
+    scales = np.repeat(quantized.scales.astype(np.float64), quantized.block_size, axis=1)[:, :COLUMNS]
     expected = paper(weight.astype(np.float64), scales, damped)
     assert np.mean(quantized.integers == expected) > 0.99  # the rest lies within float32's rounding of a tie
 
@@ -58,7 +57,7 @@ def test_it_rounds_as_the_paper_says_where_blocks_run_along_the_inputs(
     quantized = gptq_by_output(weight, ErrorFeedback(covariance), 4)
     assert quantized.integers.shape == (COLUMNS, ROWS)
     damped = covariance.astype(np.float64) + DAMPING * covariance.diagonal().mean() * np.eye(ROWS)
-    scales = np.repeat(quantized.scales.astype(np.float64), BLOCK_SIZE, axis=1)[:, :ROWS].T
+    scales = np.repeat(quantized.scales.astype(np.float64), quantized.block_size, axis=1)[:, :ROWS].T
     expected = paper(weight.astype(np.float64), scales, damped)
     assert np.mean(expected == quantized.integers.T) > 0.99
     np.testing.assert_array_equal(quantized.scales, round_to_nearest(weight.T, 4).scales)
