@@ -121,12 +121,16 @@ def logits_error(checkpoint: Path, artifact: Artifact) -> float:
 
 
 def _run_exporter(checkpoint: Path, directory: Path, weights: str) -> None:
-    """In a process of its own: it gives its memory back, and its chatter stays off standard output."""
+    """In a process of its own: it gives its memory back, and its chatter stays off standard output.
+
+    The builder must not find the repository that it may be installed in: it would write that one's commit into the
+    model, and with the next commit statistics would be those of another model.
+    """
     with tempfile.TemporaryDirectory() as cache:
         process = subprocess.run(
             [sys.executable, "-m", *_exporter(checkpoint, directory, weights, cache)],
             check=False,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "GIT_DIR": os.devnull},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 import collections
 import json
 
+import onnxruntime_genai
 import pytest
 
 from sparsecc.dense_export import EXPORT_WEIGHTS, export, logits_error
@@ -20,6 +21,12 @@ def other_checkpoint(tmp_path_factory):
 
 def test_fp32_computes_what_transformers_computes(dense, checkpoint):
     assert logits_error(checkpoint, dense) < 1e-5
+
+
+def test_the_model_does_not_depend_on_a_repository_that_the_builder_is_installed_in(dense):
+    commit = getattr(onnxruntime_genai, "__commit__", None)
+    version = onnxruntime_genai.__version__ + (f"+{commit[:7]}" if commit else "")
+    assert load_model(dense.model_path).producer_version == version
 
 
 @pytest.mark.parametrize(("bits", "error"), [pytest.param(8, 0.02, marks=pytest.mark.slow), (4, 0.25)])
