@@ -97,7 +97,7 @@ def test_a_token_reads_fewer_bytes(stored: Artifact, weights: str, compiled: Cal
 
 
 def test_kernels_and_functions_agree_on_a_prompt(stored: Artifact):
-    """On few rows they need not: there the kernels round what they multiply int4 and int8 by."""
+    """On few rows they need not: there the kernels round what they multiply int4 by to 8 bits."""
     token_ids = load_tokenizer(stored.directory).encode(PROMPT, add_special_tokens=False).ids
     logits = []
     for library in (None, stored.ops_library):

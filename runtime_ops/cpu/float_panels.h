@@ -16,8 +16,7 @@ class FloatValues {
   static constexpr size_t kTileRows = 32 * kPanelRows;
 
   FloatValues(const Call& call, const Product& product) : active_(product.active), data_(product.rows * active_) {
-    const size_t groups = RowGroups({0, product.rows});
-    call.Parallel(groups, [&](size_t group) { PackGroup(product, group * kPanelRows); });
+    call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) { PackGroup(product, group * kPanelRows); });
   }
 
   // Adds the values times the weights of some panels to sums[rows, kUnpackedColumns], and fetches the weights of the
@@ -28,7 +27,8 @@ class FloatValues {
     const Weights& weights = product.weights;
     const auto [active, stripe] = panels;
     const size_t count = active.end - active.begin;
-    PanelsAhead ahead(product, next, RowGroups(rows) * PanelCount(stripe));
+    PanelsAhead ahead(product, next,
+                      PartsOf(rows.end - rows.begin, kPanelRows) * PartsOf(stripe.end - stripe.begin, kPanelColumns));
     kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
     for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
       for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {

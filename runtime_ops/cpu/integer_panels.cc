@@ -1,8 +1,9 @@
 #include "integer_panels.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+
+#include "half.h"
 
 namespace sparsecc {
 namespace {
@@ -22,20 +23,8 @@ float Largest(const float* numbers, size_t count) {
   return value;
 }
 
-float SumOfMagnitudes(const float* numbers, size_t count) {
-  float parts[8] = {};  // so that the compiler can add several at once
-  for (size_t i = 0; i < count; ++i) parts[i % 8] += std::fabs(numbers[i]);
-  float sum = 0;
-  for (const float part : parts) sum += part;
-  return sum;
-}
-
-// Whether integers can represent a tile's values: they can be divided by their largest and be multiplied by it again,
-// and it is not so large beside the others that they would be rounded to less than 8 bits.
-bool AreUsual(const float* values, size_t count, float largest) {
-  if (largest == 0.0f) return true;
-  return largest > 1e-25f && largest < 1e30f && 2 * largest <= SumOfMagnitudes(values, count);
-}
+// Whether numbers of this size can be divided by it, and what is made of them be multiplied by it again.
+bool IsUsual(float largest) { return largest == 0.0f || (largest > 1e-25f && largest < 1e30f); }
 
 // to[i] = round(numbers[i] / unit), for results of 16 bits.
 void RoundToIntegers(const float* numbers, size_t count, float unit, int16_t* to) {
@@ -48,18 +37,6 @@ void RoundToIntegers(const float* numbers, size_t count, float unit, int16_t* to
   }
 }
 
-// A float16 that is neither infinite nor NaN, without a branch, so that the compiler can convert several at once.
-float FiniteHalf(uint16_t half) {
-  const uint32_t magnitude = half & 0x7FFF, sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-  uint32_t bits;
-  std::memcpy(&bits, &subnormal, sizeof(bits));
-  bits = sign | (magnitude < 0x0400 ? bits : (magnitude << 13) + (112u << 23));
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
 // The scales of a block of columns in the channels of a tile, as integers.
 struct BlockScales {
   BlockScales(const Weights& weights, const uint16_t* halves) {
@@ -68,8 +45,8 @@ struct BlockScales {
     is_finite = largest_half < 0x7C00;
     if (!is_finite) return;
     float scales[kTileChannels];
-    for (size_t k = 0; k < kTileChannels; ++k) scales[k] = FiniteHalf(halves[k]);
-    const float unit_of_integers = FiniteHalf(largest_half) / kLargestInteger;
+    for (size_t k = 0; k < kTileChannels; ++k) scales[k] = FiniteHalfToFloat(halves[k]);
+    const float unit_of_integers = FiniteHalfToFloat(largest_half) / kLargestInteger;
     RoundToIntegers(scales, kTileChannels, unit_of_integers, integers[0]);
     unit = unit_of_integers * 0x1p15f / (weights.type == kInt4 ? kInt4Factor : 1);
   }
@@ -89,8 +66,10 @@ void GatherScales(const Product& product, Panels panels, uint16_t (*halves)[kTil
   }
 }
 
-// Adds the product of a group of rows with some weights in floats, whatever they are.
-void AddInFloats(const Kernels& kernels, const Product& product, Range rows, Panels panels, float* sums) {
+// Adds the product of a group of rows with some weights in floats, whatever they are. Not inlined: it is seldom called
+// and takes much of the stack.
+__attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product& product, Range rows, Panels panels,
+                                           float* sums) {
   alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
   float values[kTileChannels * kPanelRows];
   const auto [active, stripe] = panels;
@@ -116,8 +95,8 @@ bool HasIntegerPanels(const Kernels& kernels, const Weights& weights) {
 }
 
 IntegerValues::IntegerValues(const Call& call, const Product& product)
-    : tiles_((product.active + kTileChannels - 1) / kTileChannels), groups_(RowGroups({0, product.rows}) * tiles_) {
-  call.Parallel(RowGroups({0, product.rows}), [&](size_t group) { Pack(product, group * kPanelRows); });
+    : tiles_(PartsOf(product.active, kTileChannels)), groups_(PartsOf(product.rows, kPanelRows) * tiles_) {
+  call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) { Pack(product, group * kPanelRows); });
 }
 
 void IntegerValues::Pack(const Product& product, size_t first_row) {
@@ -129,7 +108,7 @@ void IntegerValues::Pack(const Product& product, size_t first_row) {
     for (size_t r = 0; r < rows; ++r) {
       const float* values = product.values + (first_row + r) * product.active + first;
       const float largest = Largest(values, count);
-      group.is_usual &= AreUsual(values, count, largest);
+      group.is_usual &= IsUsual(largest);
       group.units[r] = largest / kLargestInteger;
       int16_t rounded[kTilePairs][2] = {};
       RoundToIntegers(values, count, group.units[r], rounded[0]);
@@ -143,28 +122,31 @@ void IntegerValues::Pack(const Product& product, size_t first_row) {
 void IntegerValues::MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels,
                                    Panels next, float* sums) const {
   alignas(64) int16_t unpacked[kTilePairs * kUnpackedColumns * 2];
+  uint16_t halves[kUnpackedColumns / kPanelColumns][kTileChannels] = {};
   const Weights& weights = product.weights;
   const auto [active, stripe] = panels;
-  const size_t count = active.end - active.begin, pairs = (count + 1) / 2;
-  uint16_t halves[kUnpackedColumns / kPanelColumns][kTileChannels] = {};
+  const size_t count = active.end - active.begin, pairs = PartsOf(count, 2);
+  const size_t first_block = stripe.begin / weights.block, last_block = (stripe.end - 1) / weights.block;
   GatherScales(product, panels, halves);
-  PanelsAhead ahead(product, next, RowGroups(rows) * PanelCount(stripe));
   kernels.unpack_integers[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
-  for (size_t begin = stripe.begin, end; begin < stripe.end; begin = end) {
-    end = std::min(stripe.end, (begin / weights.block + 1) * weights.block);
-    const BlockScales scales(weights, halves[begin / weights.block - stripe.begin / weights.block]);
+  const size_t groups = PartsOf(rows.end - rows.begin, kPanelRows);
+  PanelsAhead ahead(product, next, groups * (last_block - first_block + 1));
+  for (size_t block = first_block; block <= last_block; ++block) {
+    const BlockScales scales(weights, halves[block - first_block]);
+    const Stripe columns = {std::max(stripe.begin, block * weights.block),
+                            std::min(stripe.end - block * weights.block, weights.block) + block * weights.block};
+    const size_t offset = columns.begin - stripe.begin;
     for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
+      ahead.Step();
       const Group& group = GroupAt(row, active.begin);
       const size_t group_rows = std::min(kPanelRows, rows.end - row);
-      for (size_t panel = 0; panel < PanelCount({begin, end}); ++panel) ahead.Step();
+      float* to = sums + (row - rows.begin) * kUnpackedColumns + offset;
       if (!scales.is_finite || !group.is_usual) {
-        AddInFloats(kernels, product, {row, row + group_rows}, {active, {begin, end}},
-                    sums + (row - rows.begin) * kUnpackedColumns + begin - stripe.begin);
+        AddInFloats(kernels, product, {row, row + group_rows}, {active, columns}, to);
       } else {
         kernels.multiply_integers({group.integers[0][0], scales.integers[0], group.units, scales.unit, group_rows,
-                                   unpacked + (begin - stripe.begin) * pairs * 2, pairs,
-                                   sums + (row - rows.begin) * kUnpackedColumns + begin - stripe.begin,
-                                   kUnpackedColumns, end - begin});
+                                   unpacked + offset * pairs * 2, pairs, to, kUnpackedColumns,
+                                   columns.end - columns.begin});
       }
     }
   }

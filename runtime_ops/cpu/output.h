@@ -1,22 +1,13 @@
-// How a product's outputs are divided among tasks, and what they begin with.
+// What a product's outputs begin with.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
 #include "product.h"
+#include "ranges.h"
 
 namespace sparsecc {
-
-struct Range {
-  size_t begin, end;
-};
-
-// Part `index` of `parts` of [0, count), a multiple of `step` but for the last.
-inline Range Part(size_t count, size_t step, size_t parts, size_t index) {
-  const size_t steps = (count + step - 1) / step;
-  return {std::min(count, steps * index / parts * step), std::min(count, steps * (index + 1) / parts * step)};
-}
 
 // Sets some columns of out[rows, columns] to the bias, or to 0.
 inline void InitializeOutput(const Product& product, Range columns, float* out) {

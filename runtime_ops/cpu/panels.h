@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "kernels/kernels.h"
-#include "output.h"
+#include "product.h"
+#include "ranges.h"
 
 namespace sparsecc {
+
+inline size_t PartsOf(size_t count, size_t size) { return (count + size - 1) / size; }
 
 // The weights of some active channels in a stripe of columns.
 struct Panels {
@@ -17,17 +19,24 @@ struct Panels {
   Stripe stripe;
 };
 
-// All panels of some columns, stripe after stripe.
-inline std::vector<Panels> PanelsOf(size_t active, Range columns) {
-  std::vector<Panels> all;
-  for (size_t begin = columns.begin; begin < columns.end; begin += kUnpackedColumns) {
-    for (size_t first = 0; first < active; first += kTileChannels) {
-      all.push_back(
-          {{first, std::min(first + kTileChannels, active)}, {begin, std::min(begin + kUnpackedColumns, columns.end)}});
-    }
+// All panels of some columns, of which there are some active channels: stripe after stripe, tile after tile.
+class PanelsOf {
+ public:
+  PanelsOf(size_t active, Range columns) : active_(active), columns_(columns), tiles_(PartsOf(active, kTileChannels)) {}
+
+  size_t count() const { return PartsOf(columns_.end - columns_.begin, kUnpackedColumns) * tiles_; }
+
+  Panels operator[](size_t index) const {
+    const size_t first = index % tiles_ * kTileChannels, begin = columns_.begin + index / tiles_ * kUnpackedColumns;
+    return {{first, std::min(first + kTileChannels, active_)},
+            {begin, std::min(begin + kUnpackedColumns, columns_.end)}};
   }
-  return all;
-}
+
+ private:
+  size_t active_;
+  Range columns_;
+  size_t tiles_;
+};
 
 // Brings the weights of panels into the second-level cache at an even pace, while the panels before them are
 // multiplied: else memory would be idle during the arithmetic, and the arithmetic during the unpacking.
@@ -53,9 +62,5 @@ class PanelsAhead {
   const int64_t *next_, *end_;
   size_t column_, bytes_, rows_per_step_;
 };
-
-// The groups of at most kPanelRows rows that some rows make, and the panels that a stripe makes.
-inline size_t RowGroups(Range rows) { return (rows.end - rows.begin + kPanelRows - 1) / kPanelRows; }
-inline size_t PanelCount(Stripe stripe) { return (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns; }
 
 }  // namespace sparsecc

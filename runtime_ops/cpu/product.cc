@@ -7,6 +7,7 @@
 
 #include "many_rows.h"
 #include "output.h"
+#include "ranges.h"
 #include "tasks.h"
 
 namespace sparsecc {

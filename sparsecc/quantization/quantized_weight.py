@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_SIZE = {2: 32, 3: 32, 4: 32, 8: 64}
-"""Consecutive weights of an input channel that share a scale, by bits. int8 lose nothing by 64."""
+"""Consecutive weights of an input channel that share a scale, by bits. int8 loses nothing by 64."""
 VOCABULARY_BLOCK_SIZE = 32
 """The same for a row of the head or the embedding, which has to be whole blocks."""
 

@@ -4,13 +4,14 @@
 //
 // In the cache, a thread adds the same 32 rows of 1024 columns again and again. From memory, each thread adds half of
 // the rows of its own matrices [2048, 8192], chosen at random; a plain read of the same rows, which only adds up their
-// bytes one row after another, is what they are to be compared with.
+// bytes one row after another and asks for none ahead of time, is what they should at least keep up with.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -23,9 +24,12 @@
 namespace sparsecc {
 namespace {
 
-constexpr size_t kChannels = 2048, kColumns = 8192, kBlock = 32;
+constexpr size_t kChannels = 2048, kColumns = 8192;
 constexpr size_t kBytesPerThread = size_t{192} << 20;
 constexpr const char* kTypeNames[kWeightTypes] = {"float32", "float16", "int8", "int4"};
+
+// As models are stored.
+constexpr size_t BlockSize(WeightType type) { return type == kInt8 ? 64 : type == kInt4 ? 32 : 1; }
 
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -41,13 +45,13 @@ std::unique_ptr<uint8_t, Free> Pages(size_t bytes) {
 
 struct Matrices {
   Matrices(WeightType type, size_t bytes, size_t columns)
-      : data(Pages(bytes)), scales(bytes * 8 / BitsPerWeight(type) / kBlock, 0x2C00) {
+      : data(Pages(bytes)), scales(bytes * 8 / BitsPerWeight(type) / BlockSize(type), 0x2C00) {
     weights = {type,
                data.get(),
                bytes * 8 / BitsPerWeight(type) / columns,
                columns,
                BitsPerWeight(type) < 16 ? scales.data() : nullptr,
-               BitsPerWeight(type) < 16 ? kBlock : 1};
+               BlockSize(type)};
   }
   std::unique_ptr<uint8_t, Free> data;
   std::vector<uint16_t> scales;
@@ -153,11 +157,32 @@ double PanelGflops(const Kernels& kernels) {
   return 2000 * 2.0 * kCount * kPanelRows * kPanelColumns / best / 1e9;
 }
 
+double IntegerGops(const Kernels& kernels) {
+  alignas(64) static int16_t values[kTilePairs * kPanelRows * 2], scales[kTilePairs * 2];
+  alignas(64) static int16_t panels[kTilePairs * kUnpackedColumns * 2];
+  std::fill(std::begin(values), std::end(values), int16_t{1000});
+  std::fill(std::begin(scales), std::end(scales), int16_t{1000});
+  std::fill(std::begin(panels), std::end(panels), int16_t{3});
+  std::vector<float> units(kPanelRows, 1.0f), out(kPanelRows * kUnpackedColumns);
+  constexpr size_t kBlockColumns = 32;
+  double best = 1e30;
+  for (int pass = 0; pass < 20; ++pass) {
+    const double start = Seconds();
+    for (int i = 0; i < 1000; ++i) {
+      kernels.multiply_integers({values, scales, units.data(), 1.0f, kPanelRows, panels, kTilePairs, out.data(),
+                                 kUnpackedColumns, kBlockColumns});
+    }
+    best = std::min(best, Seconds() - start);
+  }
+  return 1000 * 2.0 * kTileChannels * kPanelRows * kBlockColumns / best / 1e9;
+}
+
 void Run(size_t threads, const std::vector<const char*>& names) {
   for (const char* name : names) {
     const Kernels* kernels = FindKernels(name);
     if (kernels == nullptr) continue;
     std::printf("%-13s panel %6.1f Gflop/s", name, PanelGflops(*kernels));
+    if (kernels->multiply_integers != nullptr) std::printf(", of integers %6.1f Gop/s", IntegerGops(*kernels));
     for (WeightType type : {kFloat32, kFloat16, kInt8, kInt4}) {
       std::printf("  %s in cache %5.1f GB/s", kTypeNames[type], InCache(*kernels, type));
     }

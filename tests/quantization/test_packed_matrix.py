@@ -3,6 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from sparsecc.quantization.packed_matrix import packed_blocks
+from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import model_of, run
@@ -11,7 +12,7 @@ from ..graphs import model_of, run
 @pytest.mark.parametrize("bits", [4, 8])
 def test_onnxruntime_reads_what_was_packed(bits: int):
     rng = np.random.default_rng(bits)
-    weight = round_to_nearest(rng.standard_normal((7, 128)).astype(np.float32), bits)
+    weight = round_to_nearest(rng.standard_normal((7, 128)).astype(np.float32), bits, VOCABULARY_BLOCK_SIZE)
     block_size = weight.block_size
     text = f"""
     tied (int64[1, s] ids, float[1, s, 128] x) => (

@@ -16,6 +16,7 @@ ROWS_OF_A_GROUP = 32
 OUTLIER = 8
 MOST_FEW_ROWS = 6  # of values; more are multiplied tile by tile
 CHANNELS_OF_A_TILE = 256
+FEWEST_CHANNELS_IN_INTEGERS = 64
 COLUMNS_OF_A_PANEL = 16
 LARGEST_MULTIPLIER = {"int8": 32767, "int4": 127}
 SMALLEST_NORMAL = 2.0**-126  # of float32: what is smaller need not be kept
@@ -126,7 +127,8 @@ class SparseProduct:
                 return bound
             if self._has_few_rows():
                 return bound + (self.multiplier_rounding() if self.block % ROWS_OF_A_GROUP == 0 else 0)
-            return bound + (self.panel_rounding() if self.block % COLUMNS_OF_A_PANEL == 0 else 0)
+            are_integers = self.block % COLUMNS_OF_A_PANEL == 0 and len(self.indices) >= FEWEST_CHANNELS_IN_INTEGERS
+            return bound + (self.panel_rounding() if are_integers else 0)
 
     def _has_few_rows(self) -> bool:
         """Whether rows of values are multiplied one by one: a few, where stripes begin with a byte and a block."""

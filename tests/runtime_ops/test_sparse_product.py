@@ -72,7 +72,7 @@ def test_rows_of_values(weight_type: str, columns: int, kernels: str) -> None:
 @pytest.mark.parametrize("block", [1, 2, 7, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 10**4, 2**63 - 1])
 def test_block_sizes(weight_type: str, block: int, kernels: str) -> None:
     for columns in (33, 190, 1088, 2304):
-        for product in products_of(weight_type, columns, [(1, 70), (6, 33), (7, 5)], block):
+        for product in products_of(weight_type, columns, [(1, 70), (6, 33), (7, 5), (13, 70)], block):
             check(product, kernels)
 
 

@@ -2,49 +2,16 @@
 // multipliers and adds both products to a sum, twice as many as an instruction for floats.
 #pragma once
 
-#include <type_traits>
-
-#include "avx512_panel.h"
+#include "avx512_vectors.h"
+#include "x86_integers.h"
 
 namespace sparsecc {
 namespace {
 namespace integers {
 
-constexpr size_t kPairColumns = 2 * kPanelColumns;  // integers of a pair of channels in a panel
-
-// Sixteen int8, and sixteen int4 times kInt4Factor.
-inline __m128i SixteenBytes(const int8_t* row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row)); }
-inline __m128i SixteenBytes(const panel::Int4* row) {
-  static_assert(kInt4Factor == 16, "the upper half of a byte is its int4 times 16");
-  const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row));
-  const __m128i upper = _mm_set1_epi8(static_cast<char>(0xF0));
-  return _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(packed, 4), upper), _mm_and_si128(packed, upper));
-}
-
-inline __m512i SideBySide(__m128i even, __m128i odd) {
-  return _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd)));
-}
-
-template <typename Weight>
-void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, int16_t* panels) {
-  constexpr size_t kPerElement = std::is_same_v<Weight, panel::Int4> ? 2 : 1;
-  const size_t pairs = (count + 1) / 2, columns = stripe.end - stripe.begin;
-  const size_t whole = columns / kPanelColumns * kPanelColumns;
-  const auto row = [&](size_t k) __attribute__((always_inline)) {
-    return static_cast<const Weight*>(RowAt(weights, static_cast<size_t>(indices[k]), stripe.begin));
-  };
-  for (size_t k = 0; k < count; k += 2) {
-    const Weight *even = row(k), *odd = k + 1 < count ? row(k + 1) : nullptr;
-    for (size_t c = 0; c < whole; c += kPanelColumns) {
-      const __m128i second = odd == nullptr ? _mm_setzero_si128() : SixteenBytes(odd + c / kPerElement);
-      _mm512_store_si512(panels + c * 2 * pairs + k / 2 * kPairColumns,
-                         SideBySide(SixteenBytes(even + c / kPerElement), second));
-    }
-  }
-  if (whole < columns) {
-    const Stripe rest = {stripe.begin + whole, stripe.end};
-    UnpackIntegersPortable(weights, indices, count, rest, panels + whole * 2 * pairs);
-  }
+inline void StorePairs(__m128i even, __m128i odd, int16_t* to) {
+  const __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+  _mm512_store_si512(to, _mm512_cvtepi8_epi16(pairs));
 }
 
 // Some rows times kPanels panels.

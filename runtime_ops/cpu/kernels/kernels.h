@@ -74,11 +74,12 @@ using MultiplyPanel = void (*)(const PanelProduct& product);
 
 // Writes the integers of quantized weights W[indices[0, count), stripe] to panels[panel, pair, kPanelColumns, 2], those
 // of int4 times kInt4Factor, 0 past the stripe's end and beside an odd last channel. The stripe is at most
-// kUnpackedColumns wide, and begins with a byte.
+// kUnpackedColumns wide; it and every row begin with a byte, and the panels with a cache line.
 using UnpackIntegers = void (*)(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
                                 int16_t* panels);
 
 // out[r, c] += row_units[r] * block_unit * sum over k of round(values[k, r] * scales[k] / 2^15) * panels[k, c]
+// Values, scales and panels begin with a cache line; values and scales may be read to their end, however few pairs.
 struct IntegerProduct {
   const int16_t* values;  // [kTilePairs, kPanelRows, 2], of magnitudes below 2^15
   const int16_t* scales;  // [kTilePairs, 2], of magnitudes below 2^15
@@ -88,7 +89,7 @@ struct IntegerProduct {
   const int16_t* panels;  // as many as hold the columns, one after the other
   size_t pairs;           // at most kTilePairs
   float* out;
-  size_t out_stride, columns;
+  size_t out_stride, columns;  // 1 to kUnpackedColumns
 };
 using MultiplyIntegers = void (*)(const IntegerProduct& product);
 
