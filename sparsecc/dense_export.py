@@ -102,9 +102,11 @@ def build_dense(checkpoint: Path, directory: Path, weights: str = "fp32") -> Art
     with console.status("checking the export against transformers"):
         error = logits_error(checkpoint, artifact)
     if not error < precision.logits_tolerance:
+        reason = "the exporter does not serve this checkpoint"
+        if weights != "fp32":
+            reason = f"{weights} is too coarse for this checkpoint, or {reason}, which an export in fp32 would tell"
         raise SparseccError(
-            f"the exported model's logits differ from transformers' by {error:.1e} (relative): "
-            "the exporter does not serve this checkpoint"
+            f"the exported model's logits differ from transformers' by {error:.1e} (relative): {reason}"
         )
     return artifact
 
