@@ -1,6 +1,7 @@
 // Many rows of values times weights that are unpacked to float.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -9,6 +10,15 @@
 
 namespace sparsecc {
 
+// to[channel, row] = values[row, channel] of some rows and active channels.
+inline void Transpose(const Product& product, Range rows, Range active, float* to) {
+  const size_t count = rows.end - rows.begin;
+  for (size_t r = 0; r < count; ++r) {
+    const float* values = product.values + (rows.begin + r) * product.active;
+    for (size_t k = active.begin; k < active.end; ++k) to[(k - active.begin) * count + r] = values[k];
+  }
+}
+
 // The values tile by tile, each transposed in groups of kPanelRows rows. Rows of values often lie a multiple of 4 KiB
 // apart, and would compete for the same few lines of the cache.
 class FloatValues {
@@ -16,7 +26,11 @@ class FloatValues {
   static constexpr size_t kTileRows = 32 * kPanelRows;
 
   FloatValues(const Call& call, const Product& product) : active_(product.active), data_(product.rows * active_) {
-    call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) { PackGroup(product, group * kPanelRows); });
+    call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) {
+      const size_t first = group * kPanelRows;
+      const Range rows = {first, std::min(first + kPanelRows, product.rows)};
+      Transpose(product, rows, {0, active_}, data_.data() + first * active_);
+    });
   }
 
   // Adds the values times the weights of some panels to sums[rows, kUnpackedColumns], and fetches the weights of the
@@ -46,15 +60,6 @@ class FloatValues {
   // The group of rows that begins with `row`: [channels of the tile, rows of the group].
   const float* Group(size_t row, size_t group_rows, size_t first_active) const {
     return data_.data() + row * active_ + group_rows * first_active;
-  }
-
-  void PackGroup(const Product& product, size_t first) {
-    const size_t count = std::min(kPanelRows, product.rows - first);
-    float* to = data_.data() + first * active_;
-    for (size_t r = 0; r < count; ++r) {
-      const float* values = product.values + (first + r) * active_;
-      for (size_t k = 0; k < active_; ++k) to[k * count + r] = values[k];
-    }
   }
 
   size_t active_;

@@ -19,7 +19,7 @@ static inline float HalfToFloat(uint16_t half) {
   return value;
 }
 
-// The same of one that is neither infinite nor NaN, without a branch, so that the compiler can convert several at once.
+// The same of one that is neither infinite nor NaN, without branches.
 static inline float FiniteHalfToFloat(uint16_t half) {
   const uint32_t magnitude = half & 0x7FFF, sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;

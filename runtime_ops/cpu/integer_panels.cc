@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "float_panels.h"
 #include "half.h"
 
 namespace sparsecc {
@@ -55,14 +56,12 @@ struct BlockScales {
   bool is_finite;
 };
 
-// Copies the scales of the blocks that begin in a stripe or before to halves[block][kTileChannels].
-void GatherScales(const Product& product, Panels panels, uint16_t (*halves)[kTileChannels]) {
-  const Weights& weights = product.weights;
-  const size_t stride = weights.blocks(), first = panels.stripe.begin / weights.block;
-  const size_t blocks = (panels.stripe.end - 1) / weights.block + 1 - first;
-  for (size_t k = 0; k < panels.active.end - panels.active.begin; ++k) {
-    const auto channel = static_cast<size_t>(product.indices[panels.active.begin + k]);
-    for (size_t b = 0; b < blocks; ++b) halves[b][k] = weights.scales[channel * stride + first + b];
+// Copies the scales of some blocks to halves[block][kTileChannels].
+void GatherScales(const Product& product, Range active, Range blocks, uint16_t (*halves)[kTileChannels]) {
+  const size_t stride = product.weights.blocks();
+  for (size_t k = active.begin; k < active.end; ++k) {
+    const uint16_t* scales = product.weights.scales + static_cast<size_t>(product.indices[k]) * stride;
+    for (size_t b = blocks.begin; b < blocks.end; ++b) halves[b - blocks.begin][k - active.begin] = scales[b];
   }
 }
 
@@ -74,10 +73,7 @@ __attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product
   float values[kTileChannels * kPanelRows];
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin, group_rows = rows.end - rows.begin;
-  for (size_t r = 0; r < group_rows; ++r) {
-    const float* from = product.values + (rows.begin + r) * product.active + active.begin;
-    for (size_t k = 0; k < count; ++k) values[k * group_rows + r] = from[k];
-  }
+  Transpose(product, rows, active, values);
   const Weights& weights = product.weights;
   kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
   for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
@@ -126,15 +122,15 @@ void IntegerValues::MultiplyPanels(const Kernels& kernels, const Product& produc
   const Weights& weights = product.weights;
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin, pairs = PartsOf(count, 2);
-  const size_t first_block = stripe.begin / weights.block, last_block = (stripe.end - 1) / weights.block;
-  GatherScales(product, panels, halves);
+  const Range blocks = {stripe.begin / weights.block, (stripe.end - 1) / weights.block + 1};
+  GatherScales(product, active, blocks, halves);
   kernels.unpack_integers[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
   const size_t groups = PartsOf(rows.end - rows.begin, kPanelRows);
-  PanelsAhead ahead(product, next, groups * (last_block - first_block + 1));
-  for (size_t block = first_block; block <= last_block; ++block) {
-    const BlockScales scales(weights, halves[block - first_block]);
-    const Stripe columns = {std::max(stripe.begin, block * weights.block),
-                            std::min(stripe.end - block * weights.block, weights.block) + block * weights.block};
+  PanelsAhead ahead(product, next, groups * (blocks.end - blocks.begin));
+  for (size_t block = blocks.begin; block < blocks.end; ++block) {
+    const BlockScales scales(weights, halves[block - blocks.begin]);
+    const size_t first = block * weights.block;  // a block may reach far beyond the last column
+    const Stripe columns = {std::max(stripe.begin, first), first + std::min(stripe.end - first, weights.block)};
     const size_t offset = columns.begin - stripe.begin;
     for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
       ahead.Step();
