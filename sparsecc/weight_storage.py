@@ -21,11 +21,12 @@ from sparsecc.passes import (
 )
 from sparsecc.progress import track
 from sparsecc.projections import Projection
+from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE, block_size
 from sparsecc.quantization.finite_weight import require_finite, weight_array
 from sparsecc.quantization.gptq import ErrorFeedback, gptq, gptq_by_output
 from sparsecc.quantization.input_covariance import input_covariances
 from sparsecc.quantization.packed_matrix import packed_blocks
-from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE, QuantizedWeight
+from sparsecc.quantization.quantized_weight import QuantizedWeight
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 from sparsecc.quantization.scratch_tensors import ScratchTensors
 from sparsecc.text import load_tokenizer, token_windows
@@ -85,9 +86,10 @@ def _quantizing_passes(
 
 
 def _rounded(projections: Sequence[Projection], by_output: Collection[str]) -> Quantized:
+    block = block_size(8, _weight_count(projections))
     for projection in projections:
         weight = weight_array(projection)
-        yield projection.name, round_to_nearest(weight.T if projection.name in by_output else weight, 8)
+        yield projection.name, round_to_nearest(weight.T if projection.name in by_output else weight, 8, block)
 
 
 def _calibrated(
@@ -97,6 +99,7 @@ def _calibrated(
     tokenizer = load_tokenizer(dense.directory)
     windows = token_windows(text, tokenizer, tokens=QUANTIZATION_TOKENS, window=dense.window)
     channels = {str(projection.input.name): projection.channels for projection in projections}
+    weights = _weight_count(projections)
     for hidden_state, covariance in input_covariances(dense, channels, windows, threads=threads):
         feedback = ErrorFeedback(covariance)
         for projection in projections:
@@ -104,7 +107,11 @@ def _calibrated(
                 is_by_output = projection.name in by_output
                 bits = 8 if (projection.channels if is_by_output else projection.outputs) % 2 else 4
                 quantize = gptq_by_output if is_by_output else gptq
-                yield projection.name, quantize(weight_array(projection), feedback, bits)
+                yield projection.name, quantize(weight_array(projection), feedback, bits, block_size(bits, weights))
+
+
+def _weight_count(projections: Sequence[Projection]) -> int:
+    return sum(projection.weight_count for projection in projections)
 
 
 def _stored(name: str, weight: QuantizedWeight, tensors: ScratchTensors) -> QuantizedTensors:

@@ -18,7 +18,7 @@ from sparsecc.generation import generate
 from sparsecc.inspection import inspect
 from sparsecc.model_file import ALIGNMENT, load_model, model_sha256
 from sparsecc.projections import find_projections
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE, VOCABULARY_BLOCK_SIZE
+from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE
 from sparsecc.recipe import Recipe
 from sparsecc.session import open_session, run_prompt
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
@@ -27,7 +27,7 @@ from .conftest import THREADS
 
 TOKENS = 4096
 WEIGHT_TYPES = {"fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
-BYTES_OF_A_WEIGHT = {"fp16": 2, "int8": 1 + 2 / BLOCK_SIZE[8], "int4": 0.5 + 2 / BLOCK_SIZE[4]}
+BYTES_OF_A_WEIGHT = {"fp16": 2, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 32}
 PERPLEXITY_LOST = {"fp16": 0.005, "int8": 0.01, "int4": 0.05}
 PROMPT = "The old man looked at the sea and said nothing."
 

@@ -11,7 +11,7 @@ from sparsecc.artifact import Artifact
 from sparsecc.calibration_statistics import Statistics
 from sparsecc.errors import MisfitError
 from sparsecc.projections import Projection
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
+from sparsecc.quantization.block_size import block_size
 from sparsecc.session import PIECE_TOKENS
 from sparsecc.text import TokenWindows, load_tokenizer, token_windows
 
@@ -46,7 +46,8 @@ class CalibratedModel:
     @property
     def cost_of_added_weight(self) -> float:
         """The bytes of a weight that a method adds over those of a projection's: what is added has 16 bits or more."""
-        int8, int4 = 1 + 2 / BLOCK_SIZE[8], 0.5 + 2 / BLOCK_SIZE[4]
+        weights = sum(projection.weight_count for projection in self.projections)
+        int8, int4 = (bits / 8 + 2 / block_size(bits, weights) for bits in (8, 4))
         stored = {"fp32": 4.0, "fp16": 2.0, "int8": int8, "int4": int4}[self.weights]
         return max(2.0, stored) / stored
 

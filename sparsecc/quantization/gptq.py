@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.quantization.block_scales import block_scales, rounded
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE, QuantizedWeight, by_column
+from sparsecc.quantization.quantized_weight import QuantizedWeight, by_column
 
 DAMPING = 0.01
 """What is added to the diagonal of H, relative to its mean: the paper's choice."""
@@ -42,14 +42,13 @@ class ErrorFeedback:
         self.shares = (upper / upper.diagonal()).astype(np.float32)
 
 
-def gptq(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> QuantizedWeight:
+def gptq(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int, block_size: int) -> QuantizedWeight:
     """Quantize a finite weight [K, N] for inputs of the covariance that ``feedback`` was made from.
 
     The scales of some channels are chosen together, before the errors of the first of them are known.
     """
     rows, columns = weight.shape
     integers = np.empty((rows, columns), np.int8)
-    block_size = BLOCK_SIZE[bits]
     scales = np.empty((rows, -(-columns // block_size)), np.float16)
     errors = np.empty_like(weight)
     for start in range(0, rows, _CHANNELS_AT_ONCE):
@@ -67,13 +66,12 @@ def gptq(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> Qua
     return QuantizedWeight(bits, integers, scales, block_size)
 
 
-def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int) -> QuantizedWeight:
+def gptq_by_output(weight: NDArray[np.float32], feedback: ErrorFeedback, bits: int, block_size: int) -> QuantizedWeight:
     """As :func:`gptq`, for a weight [K, N] that is stored as [N, K], in blocks along K.
 
     Blocks hold channels that are rounded at different times, so their scales are chosen before any is.
     """
     rows, columns = weight.shape
-    block_size = BLOCK_SIZE[bits]
     scales = block_scales(np.ascontiguousarray(weight.T), bits, block_size)
     steps = by_column(scales, rows, block_size)
     integers = np.empty((columns, rows), np.int8)

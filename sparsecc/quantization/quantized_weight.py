@@ -7,11 +7,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_SIZE = {2: 32, 3: 32, 4: 32, 8: 64}
-"""Consecutive weights of an input channel that share a scale, by bits. int8 loses nothing by 64."""
-VOCABULARY_BLOCK_SIZE = 32
-"""The same for a row of the head or the embedding, which has to be whole blocks."""
-
 SMALLEST_INTEGER = {2: -2, 3: -4, 4: -8, 8: -127}
 LARGEST_INTEGER = {2: 1, 3: 3, 4: 7, 8: 127}
 """By bits. Graphs store 4 and 8; 2 and 3 are what those are compared with."""

@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.quantization.block_scales import block_scales, rounded
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE, QuantizedWeight, by_column
+from sparsecc.quantization.quantized_weight import QuantizedWeight, by_column
 
 
-def round_to_nearest(weight: NDArray[np.float32], bits: int, block_size: int | None = None) -> QuantizedWeight:
-    """Round each entry of a finite weight [K, N] to the nearest integer of its block, BLOCK_SIZE[bits] unless given."""
-    block_size = BLOCK_SIZE[bits] if block_size is None else block_size
+def round_to_nearest(weight: NDArray[np.float32], bits: int, block_size: int) -> QuantizedWeight:
+    """Round each entry of a finite weight [K, N] to the nearest integer of its block, which runs along N."""
     scales = block_scales(weight, bits, block_size)
     integers = rounded(weight, by_column(scales, weight.shape[1], block_size), bits).astype(np.int8)
     return QuantizedWeight(bits, integers, scales, block_size)

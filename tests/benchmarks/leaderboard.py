@@ -31,10 +31,10 @@ from sparsecc.errors import SparseccError
 from sparsecc.evaluation import MeasuredModel, measure
 from sparsecc.model_file import load_model, save_model
 from sparsecc.projections import find_projections
+from sparsecc.quantization.block_size import block_size
 from sparsecc.quantization.finite_weight import weight_array
 from sparsecc.quantization.gptq import ErrorFeedback, gptq
 from sparsecc.quantization.input_covariance import input_covariances
-from sparsecc.quantization.quantized_weight import BLOCK_SIZE
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, shipped_text, token_windows
 from sparsecc.weight_storage import QUANTIZATION_TOKENS, storage_passes
 
@@ -178,11 +178,13 @@ def coarser_point(setting, bits):
         setting.calibration, load_tokenizer(dense.directory), tokens=QUANTIZATION_TOKENS, window=dense.window
     )
     channels = {str(projection.input.name): projection.channels for projection in projections}
+    weights = sum(projection.weight_count for projection in projections)
+    block = block_size(bits, weights)
     for hidden_state, covariance in input_covariances(dense, channels, windows, threads=setting.threads):
         feedback = ErrorFeedback(covariance)
         for projection in projections:
             if projection.input.name == hidden_state:
-                weight = gptq(weight_array(projection), feedback, bits)
+                weight = gptq(weight_array(projection), feedback, bits, block)
                 projection.weight.const_value = ir.tensor(weight.dequantized(), name=projection.weight.name)
     with tempfile.TemporaryDirectory(dir=setting.scratch, prefix="coarser-") as folder:
         scratch, directory = Path(folder) / "scratch", Path(folder) / "model"
@@ -194,7 +196,7 @@ def coarser_point(setting, bits):
         copy_companions(dense, directory)
         measured = MeasuredModel(open_artifact(directory), setting.threads)
         seen = dataclasses.asdict(measure(measured, setting.windows, setting.reference))
-    bytes_saved = sum(projection.weight_count for projection in projections) * (4 - (bits + 16 / BLOCK_SIZE[bits]) / 8)
+    bytes_saved = weights * (4 - (bits + 16 / block) / 8)
     return seen | {"bytes_per_token": seen["bytes_per_token"] - bytes_saved}
 
 

@@ -8,10 +8,11 @@ import onnx_ir as ir
 import torch
 
 from sparsecc.operators import DOMAIN
+from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE
 
 EPSILON = 1e-5
 CONTEXT = 4096
-BLOCK = 32
+BLOCK = 64
 CODE_DEVIATION = 4.32
 """Of integers drawn evenly from -7 to 7."""
 
@@ -119,13 +120,15 @@ class RandomDecoder:
         if self.weights != "int4":
             return self.node("Gather", [self.drawn("embedding", ir.DataType.FLOAT, [vocabulary, channels], 1.0), ids])
         packed = self.drawn("embedding/packed", ir.DataType.UINT8, [vocabulary, channels // 2])
-        scales = self.filled("embedding/scales", np.float32, [vocabulary, channels // BLOCK], 1 / CODE_DEVIATION)
+        scales = self.filled(
+            "embedding/scales", np.float32, [vocabulary, channels // VOCABULARY_BLOCK_SIZE], 1 / CODE_DEVIATION
+        )
         return self.node(
             "GatherBlockQuantized",
             [packed, ids, scales],
             domain="com.microsoft",
             bits=4,
-            block_size=BLOCK,
+            block_size=VOCABULARY_BLOCK_SIZE,
             gather_axis=0,
             quantize_axis=1,
         )
@@ -134,9 +137,13 @@ class RandomDecoder:
         if self.weights != "int4":
             weight = self.drawn("head", ir.DataType.FLOAT, [channels, vocabulary], channels**-0.5)
             return self.node("MatMul", [normed, weight], output="logits")
-        packed = self.drawn("head/packed", ir.DataType.UINT8, [vocabulary, channels // BLOCK, BLOCK // 2])
+        packed = self.drawn(
+            "head/packed",
+            ir.DataType.UINT8,
+            [vocabulary, channels // VOCABULARY_BLOCK_SIZE, VOCABULARY_BLOCK_SIZE // 2],
+        )
         scale = 1 / (CODE_DEVIATION * channels**0.5)
-        scales = self.filled("head/scales", np.float32, [vocabulary, channels // BLOCK], scale)
+        scales = self.filled("head/scales", np.float32, [vocabulary, channels // VOCABULARY_BLOCK_SIZE], scale)
         return self.node(
             "MatMulNBits",
             [normed, packed, scales],
@@ -145,7 +152,7 @@ class RandomDecoder:
             K=channels,
             N=vocabulary,
             bits=4,
-            block_size=BLOCK,
+            block_size=VOCABULARY_BLOCK_SIZE,
         )
 
     def node(self, op, inputs, *, output=None, **attributes):

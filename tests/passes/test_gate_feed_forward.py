@@ -64,7 +64,7 @@ def test_the_model_computes_the_formula(weights, library, storage, tolerance, th
 def test_quantized_rows_of_up_are_output_channels(model, weights, library, bits):
     stored = {}
     for name, weight in (("up", weights["w_up"].T), ("down", weights["w_down"])):
-        quantized = round_to_nearest(weight, bits)
+        quantized = round_to_nearest(weight, bits, 32)
         integers = ir.Tensor(quantized.integers.astype(ir.DataType.INT4.numpy() if bits == 4 else np.int8))
         tensors = QuantizedTensors(integers, ir.tensor(quantized.scales), quantized.block_size)
         stored[f"/layers.0/mlp/{name}_proj"] = tensors

@@ -13,8 +13,8 @@ from sparsecc.passes import (
     QuantizeVocabularyPass,
     ShipFunctionsPass,
 )
+from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.packed_matrix import packed_blocks
-from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import Array, model_of, operators, random_arrays, run, serialized
@@ -71,8 +71,11 @@ def test_quantized(decoder: tuple[ir.Model, dict[str, Array], str], bits: int):
     assert not {"head", "table"} & set(model.graph.initializers)
     packed = [name for name in model.graph.initializers if name.endswith("/packed")]
     assert len(packed) == (2 if kind == "untied" else 1)
-    stored = {name: round_to_nearest(np.ascontiguousarray(arrays[name]), bits).dequantized() for name in ["table"]}
-    stored["head"] = round_to_nearest(np.ascontiguousarray(arrays["head"].T), bits).dequantized().T
+    matrices = {"table": arrays["table"], "head": np.ascontiguousarray(arrays["head"].T)}
+    stored = {
+        name: round_to_nearest(matrix, bits, VOCABULARY_BLOCK_SIZE).dequantized() for name, matrix in matrices.items()
+    }
+    stored["head"] = stored["head"].T
     ids = np.array([[3, 0, 11], [5, 5, 1]])
     expected = logits(ids, {**arrays, **stored})
     (actual,) = run(model, input_ids=ids)

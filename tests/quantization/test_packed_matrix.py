@@ -2,8 +2,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.packed_matrix import packed_blocks
-from sparsecc.quantization.quantized_weight import VOCABULARY_BLOCK_SIZE
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
 from ..graphs import model_of, run
