@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "many_rows.h"
@@ -119,28 +121,35 @@ void MultiplyGroups(const Call& call, const Kernels& kernels, const Product& pro
 // Where one value is this many times the mean, the values that share a unit with it would be rounded too coarsely.
 constexpr float kOutlier = 8.0f;
 
-float OutlierMagnitude(const Product& product) {
-  float sum = 0;
-  for (size_t a = 0; a < product.active; ++a) sum += std::fabs(product.values[a]);
-  return kOutlier * sum / static_cast<float>(product.active);
+// Sixteen sums, since in a single one each addition would wait for the one before.
+float SumOfMagnitudes(const float* values, size_t count) {
+  constexpr size_t kSums = 16;
+  float sums[kSums] = {};
+  size_t a = 0;
+  for (; a + kSums <= count; a += kSums) {
+    for (size_t i = 0; i < kSums; ++i) sums[i] += std::fabs(values[a + i]);
+  }
+  for (; a < count; ++a) sums[0] += std::fabs(values[a]);
+  return std::accumulate(sums, sums + kSums, 0.0f);
 }
 
 void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& product) {
-  if (product.weights.scales == nullptr || product.rows > 1 || product.active == 0) {
+  const size_t active = product.active;
+  if (product.weights.scales == nullptr || product.rows > 1 || active == 0) {
     return MultiplyGroups(call, kernels, product, 0);
   }
-  const float magnitude = OutlierMagnitude(product);
-  const auto is_outlier = [&](size_t a) { return std::fabs(product.values[a]) > magnitude; };
+  const float magnitude = kOutlier * SumOfMagnitudes(product.values, active) / static_cast<float>(active);
+  const auto is_outlier = [magnitude](float value) { return std::fabs(value) > magnitude; };
+  if (std::count_if(product.values, product.values + active, is_outlier) == 0) {  // all at once, unlike none_of
+    return MultiplyGroups(call, kernels, product, 0);
+  }
+  std::vector<float> values(product.values, product.values + active);
+  std::vector<int64_t> indices(product.indices, product.indices + active);
   size_t outliers = 0;
-  for (size_t a = 0; a < product.active; ++a) outliers += is_outlier(a);
-  if (outliers == 0) return MultiplyGroups(call, kernels, product, 0);
-  std::vector<float> values(product.active);
-  std::vector<int64_t> indices(product.active);
-  size_t next_outlier = 0, next_other = outliers;
-  for (size_t a = 0; a < product.active; ++a) {
-    const size_t place = is_outlier(a) ? next_outlier++ : next_other++;
-    values[place] = product.values[a];
-    indices[place] = product.indices[a];
+  for (size_t a = 0; a < active; ++a) {
+    if (!is_outlier(values[a])) continue;
+    std::swap(values[a], values[outliers]);
+    std::swap(indices[a], indices[outliers++]);
   }
   Product ordered = product;
   ordered.values = values.data();

@@ -29,7 +29,7 @@ constexpr size_t kBytesPerThread = size_t{192} << 20;
 constexpr const char* kTypeNames[kWeightTypes] = {"float32", "float16", "int8", "int4"};
 
 // As models are stored.
-constexpr size_t BlockSize(WeightType type) { return type == kInt8 ? 64 : type == kInt4 ? 32 : 1; }
+constexpr size_t BlockSize(WeightType type) { return type == kInt8 ? 64 : type == kInt4 ? 64 : 1; }
 
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
