@@ -424,7 +424,7 @@ def bench(
 
 @app.command(epilog="Example: `sparsecc inspect books-16m-sparse`")
 def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
-    """Show what was done to each projection of a compiled model."""
+    """Show what was done to each projection of a compiled model. int4/64 is int4 in blocks of 64 that share a scale."""
     from sparsecc.artifact import open_artifact
     from sparsecc.inspection import inspect as inspect_artifact
 
@@ -435,6 +435,7 @@ def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
             str(entry.layer),
             entry.kind,
             f"{entry.input_channels} x {entry.output_channels}",
+            entry.weights if entry.block_size == 1 else f"{entry.weights}/{entry.block_size}",
             entry.method or "dense",
             f"{entry.target_sparsity:.1%}" if entry.target_sparsity is not None else "",
             f"{entry.calibrated_sparsity:.1%}" if entry.calibrated_sparsity is not None else "",
@@ -442,7 +443,7 @@ def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
         )
         for entry in projections
     ]
-    table = _table(("layer", "projection", "weights", "method", "target", "calibrated", "threshold"), rows)
+    table = _table(("layer", "projection", "weights", "stored", "method", "target", "calibrated", "threshold"), rows)
     _print({"projections": [dataclasses.asdict(entry) for entry in projections]}, as_json, table)
 
 

@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.artifact import RECIPE_NAME, Artifact
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
+from sparsecc.operators import block_size_of
 from sparsecc.passes import low_rank_branch
 from sparsecc.projections import Projection, find_projections, weight_of
 from sparsecc.recipe import recipe_from_document
+
+_STORED_AS = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.INT8: "int8",
+    ir.DataType.INT4: "int4",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +36,10 @@ class InspectedProjection:
     kind: str
     input_channels: int
     output_channels: int
+    weights: str
+    """What they are stored as, one of :data:`sparsecc.recipe.WEIGHTS`."""
+    block_size: int
+    """How many consecutive weights of a row share a scale; 1 where nothing is quantized."""
     method: str | None
     target_sparsity: float | None
     calibrated_sparsity: float | None
@@ -68,6 +81,8 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
                 kind=projection.kind,
                 input_channels=projection.channels,
                 output_channels=projection.outputs,
+                weights=_stored_as(projection),
+                block_size=block_size_of(projection.node),
                 method=entry.method if entry else None,
                 target_sparsity=entry.target_sparsity if entry else None,
                 calibrated_sparsity=entry.calibrated_sparsity if entry else None,
@@ -77,6 +92,12 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
             )
         )
     return inspected
+
+
+def _stored_as(projection: Projection) -> str:
+    tensor = projection.weight.const_value
+    assert tensor is not None
+    return _STORED_AS[tensor.dtype]
 
 
 def _rank(projection: Projection) -> int:

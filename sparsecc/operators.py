@@ -59,8 +59,8 @@ def is_added(node: ir.Node) -> bool:
 
 
 def block_size_of(product: ir.Node) -> int:
-    """How many columns of a product's weight share a scale: 32 where it does not say, 1 where nothing is quantized."""
-    return product.attributes.get_int("block_size", 32) if is_sparse_matmul_nbits(product) else 1
+    """How many weights of a row of a product share a scale: 32 where it does not say, 1 where nothing is quantized."""
+    return product.attributes.get_int("block_size", 32) if product.op_type.endswith("NBits") else 1
 
 
 def is_read(value: ir.Value) -> bool:

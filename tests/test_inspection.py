@@ -31,6 +31,7 @@ def write_recipe(artifact: Artifact, recipe: Recipe) -> None:
 def test_a_model_without_a_recipe_is_dense(artifact: Artifact):
     up, down = inspect(artifact)
     assert (up.kind, up.input_channels, up.output_channels, up.method, up.threshold) == ("up", 8, 16, None, None)
+    assert (up.weights, up.block_size) == ("fp32", 1)
     assert (down.kind, down.input_channels, down.output_channels) == ("down", 16, 8)
 
 

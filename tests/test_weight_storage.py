@@ -109,7 +109,10 @@ def test_kernels_and_functions_agree_on_a_prompt(stored: Artifact):
 def test_it_generates_and_says_what_it_is(stored: Artifact, weights: str):
     assert len("".join(generate(stored, PROMPT, max_new_tokens=8, threads=THREADS))) > 8
     assert json.loads((stored.directory / "recipe.json").read_text("utf-8"))["weights"] == weights
-    assert all(entry.calibrated_sparsity == pytest.approx(0.5, abs=0.01) for entry in inspect(stored))
+    entries = inspect(stored)
+    assert all(entry.calibrated_sparsity == pytest.approx(0.5, abs=0.01) for entry in entries)
+    block_size = {"int8": 64, "int4": 32}.get(weights, 1)
+    assert {(entry.weights, entry.block_size) for entry in entries} == {(weights, block_size)}
 
 
 def test_compiling_twice_gives_the_same_weights(
