@@ -109,12 +109,15 @@ class SparseProduct:
         return total
 
     def _groups(self, magnitudes: np.ndarray) -> Iterator[np.ndarray]:
-        """The positions of the active channels that share units, group by group."""
-        is_outlier = np.zeros(len(self.indices), bool)
+        """The positions of the active channels that share units, by group; outliers change places with the first."""
+        order = np.arange(len(self.indices))
+        outliers: list[int] = []
         if self.rows == 1:
             flat = magnitudes.reshape(-1)
-            is_outlier = flat > OUTLIER * flat.sum() / max(1, len(flat))
-        for positions in (np.flatnonzero(is_outlier), np.flatnonzero(~is_outlier)):
+            outliers = np.flatnonzero(flat > OUTLIER * flat.sum() / max(1, len(flat))).tolist()
+        for place, position in enumerate(outliers):
+            order[[place, position]] = order[[position, place]]
+        for positions in np.split(order, [len(outliers)]):
             for first in range(0, len(positions), ROWS_OF_A_GROUP):
                 yield positions[first : first + ROWS_OF_A_GROUP]
 
