@@ -59,7 +59,7 @@ def is_added(node: ir.Node) -> bool:
 
 
 def block_size_of(product: ir.Node) -> int:
-    """How many weights of a row of a product share a scale: 32 where it does not say, 1 where nothing is quantized."""
+    """How many weights of a row share a product's scale: 32 where it does not say, 1 where nothing is quantized."""
     return product.attributes.get_int("block_size", 32) if product.op_type.endswith("NBits") else 1
 
 

@@ -97,12 +97,16 @@ def test_a_token_reads_fewer_bytes(stored: Artifact, weights: str, compiled: Cal
 
 
 def test_kernels_and_functions_agree_on_a_prompt(stored: Artifact):
-    """On few rows they need not: there the kernels round what they multiply int4 by to 8 bits."""
-    token_ids = load_tokenizer(stored.directory).encode(PROMPT, add_special_tokens=False).ids
+    assert_kernels_and_functions_agree(stored)
+
+
+def assert_kernels_and_functions_agree(artifact: Artifact) -> None:
+    """On a prompt; on few rows they need not: there the kernels round what they multiply int4 by to 8 bits."""
+    token_ids = load_tokenizer(artifact.directory).encode(PROMPT, add_special_tokens=False).ids
     logits = []
-    for library in (None, stored.ops_library):
-        session = open_session(stored.model_path, ops_library=library, threads=THREADS)
-        logits.append(next(run_prompt(session, token_ids, ["logits"], **stored.cache_shape))[0])
+    for library in (None, artifact.ops_library):
+        session = open_session(artifact.model_path, ops_library=library, threads=THREADS)
+        logits.append(next(run_prompt(session, token_ids, ["logits"], **artifact.cache_shape))[0])
     assert np.abs(logits[1] - logits[0]).max() < 1e-3 * np.abs(logits[0]).max()
 
 
@@ -113,6 +117,20 @@ def test_it_generates_and_says_what_it_is(stored: Artifact, weights: str):
     assert all(entry.calibrated_sparsity == pytest.approx(0.5, abs=0.01) for entry in entries)
     block_size = {"int8": 64, "int4": 32}.get(weights, 1)
     assert {(entry.weights, entry.block_size) for entry in entries} == {(weights, block_size)}
+
+
+def test_int4_of_a_large_model_has_blocks_of_64(
+    monkeypatch: pytest.MonkeyPatch,
+    dense: Artifact,
+    statistics: Statistics,
+    text: Path,
+    tmp_path: Path,
+):
+    monkeypatch.setattr("sparsecc.quantization.block_size._CACHED_WEIGHTS", 0)
+    recipe = dataclasses.replace(make_recipe(dense, statistics, "teal", 0.5), weights="int4")
+    large = write_sparse_artifact(dense, recipe, tmp_path, text, threads=THREADS)
+    assert {(entry.weights, entry.block_size) for entry in inspect(large)} == {("int4", 64)}
+    assert_kernels_and_functions_agree(large)
 
 
 def test_compiling_twice_gives_the_same_weights(

@@ -140,7 +140,7 @@ void MultiplyFewRows(const Call& call, const Kernels& kernels, const Product& pr
   }
   const float magnitude = kOutlier * SumOfMagnitudes(product.values, active) / static_cast<float>(active);
   const auto is_outlier = [magnitude](float value) { return std::fabs(value) > magnitude; };
-  if (std::count_if(product.values, product.values + active, is_outlier) == 0) {  // all at once, unlike none_of
+  if (std::count_if(product.values, product.values + active, is_outlier) == 0) {  // vectorized, unlike none_of
     return MultiplyGroups(call, kernels, product, 0);
   }
   std::vector<float> values(product.values, product.values + active);

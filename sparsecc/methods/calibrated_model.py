@@ -46,8 +46,8 @@ class CalibratedModel:
     @property
     def cost_of_added_weight(self) -> float:
         """The bytes of a weight that a method adds over those of a projection's: what is added has 16 bits or more."""
-        weights = sum(projection.weight_count for projection in self.projections)
-        int8, int4 = (bits / 8 + 2 / block_size(bits, weights) for bits in (8, 4))
+        count = sum(projection.weight_count for projection in self.projections)
+        int8, int4 = (bits / 8 + 2 / block_size(bits, count) for bits in (8, 4))
         stored = {"fp32": 4.0, "fp16": 2.0, "int8": int8, "int4": int4}[self.weights]
         return max(2.0, stored) / stored
 

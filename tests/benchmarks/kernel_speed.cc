@@ -28,8 +28,8 @@ constexpr size_t kChannels = 2048, kColumns = 8192;
 constexpr size_t kBytesPerThread = size_t{192} << 20;
 constexpr const char* kTypeNames[kWeightTypes] = {"float32", "float16", "int8", "int4"};
 
-// As models are stored.
-constexpr size_t BlockSize(WeightType type) { return type == kInt8 ? 64 : type == kInt4 ? 64 : 1; }
+// As large models are stored.
+constexpr size_t BlockSize(WeightType type) { return BitsPerWeight(type) < 16 ? 64 : 1; }
 
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 

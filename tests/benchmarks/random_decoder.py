@@ -12,7 +12,7 @@ from sparsecc.quantization.block_size import VOCABULARY_BLOCK_SIZE
 
 EPSILON = 1e-5
 CONTEXT = 4096
-BLOCK = 64
+PROJECTION_BLOCK_SIZE = 64
 CODE_DEVIATION = 4.32
 """Of integers drawn evenly from -7 to 7."""
 
@@ -86,14 +86,14 @@ class RandomDecoder:
         if self.weights == "int4":
             codes = self.drawn(f"{name}/Wq", ir.DataType.INT4, [channels, columns])
             scale = 1 / (CODE_DEVIATION * channels**0.5)
-            scales = self.filled(f"{name}/scales", np.float16, [channels, columns // BLOCK], scale)
+            scales = self.filled(f"{name}/scales", np.float16, [channels, columns // PROJECTION_BLOCK_SIZE], scale)
             product = self.node(
                 "SparseLinearNBits",
                 [hidden, threshold, codes, scales],
                 domain=DOMAIN,
                 name=f"{name}/SparseLinearNBits",
                 max_sparse_rows=4,
-                block_size=BLOCK,
+                block_size=PROJECTION_BLOCK_SIZE,
             )
         else:
             weight = self.drawn(f"{name}/W", ir.DataType.FLOAT, [channels, columns], channels**-0.5)

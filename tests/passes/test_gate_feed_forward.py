@@ -60,11 +60,11 @@ def test_the_model_computes_the_formula(weights, library, storage, tolerance, th
 
 
 @pytest.mark.parametrize("library", [None, ops_library_path()], ids=["function bodies", "library"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_rows_of_up_are_output_channels(model, weights, library, bits):
+@pytest.mark.parametrize(("bits", "block_size"), [(8, 64), (4, 32), (4, 64)])
+def test_quantized_rows_of_up_are_output_channels(model, weights, library, bits, block_size):
     stored = {}
     for name, weight in (("up", weights["w_up"].T), ("down", weights["w_down"])):
-        quantized = round_to_nearest(weight, bits, 32)
+        quantized = round_to_nearest(weight, bits, block_size)
         integers = ir.Tensor(quantized.integers.astype(ir.DataType.INT4.numpy() if bits == 4 else np.int8))
         tensors = QuantizedTensors(integers, ir.tensor(quantized.scales), quantized.block_size)
         stored[f"/layers.0/mlp/{name}_proj"] = tensors

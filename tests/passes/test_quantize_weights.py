@@ -20,7 +20,7 @@ def quantized_weights(model: ir.Model, bits: int) -> tuple[dict[str, QuantizedTe
     """Tensors for every projection, and what its weight becomes by the name that :func:`block` has for it."""
     stored, dequantized = {}, {}
     for projection in find_projections(model.graph):
-        weight = round_to_nearest(projection.weight.const_value.numpy(), bits, 32)
+        weight = round_to_nearest(projection.weight.const_value.numpy(), bits, 256 // bits)
         integers = ir.Tensor(weight.integers.astype(TYPES[bits].numpy()), TYPES[bits])
         stored[projection.name] = QuantizedTensors(integers, ir.tensor(weight.scales), weight.block_size)
         dequantized[f"w_{projection.kind}"] = weight.dequantized()

@@ -6,7 +6,12 @@ from sparsecc.quantization import gptq as module
 from sparsecc.quantization.gptq import DAMPING, ErrorFeedback, gptq, gptq_by_output
 from sparsecc.quantization.round_to_nearest import round_to_nearest
 
-ROWS, COLUMNS, BLOCK = 48, 80, 32
+ROWS, COLUMNS = 48, 80
+
+
+@pytest.fixture(params=[32, 64])
+def block(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 @pytest.fixture
@@ -41,9 +46,9 @@ def paper(weight: NDArray[np.float64], scales: NDArray[np.float64], covariance: 
     return integers
 
 
-def test_it_rounds_as_the_paper_says(inputs: NDArray[np.float32], weight: NDArray[np.float32]):
+def test_it_rounds_as_the_paper_says(block: int, inputs: NDArray[np.float32], weight: NDArray[np.float32]):
     covariance = inputs.T @ inputs
-    quantized = gptq(weight, ErrorFeedback(covariance), 4, BLOCK)
+    quantized = gptq(weight, ErrorFeedback(covariance), 4, block)
     damped = covariance.astype(np.float64) + DAMPING * covariance.diagonal().mean() * np.eye(ROWS)
     scales = np.repeat(quantized.scales.astype(np.float64), quantized.block_size, axis=1)[:, :COLUMNS]
     expected = paper(weight.astype(np.float64), scales, damped)
@@ -51,51 +56,53 @@ def test_it_rounds_as_the_paper_says(inputs: NDArray[np.float32], weight: NDArra
 
 
 def test_it_rounds_as_the_paper_says_where_blocks_run_along_the_inputs(
-    inputs: NDArray[np.float32], weight: NDArray[np.float32]
+    block: int, inputs: NDArray[np.float32], weight: NDArray[np.float32]
 ):
     covariance = inputs.T @ inputs
-    quantized = gptq_by_output(weight, ErrorFeedback(covariance), 4, BLOCK)
+    quantized = gptq_by_output(weight, ErrorFeedback(covariance), 4, block)
     assert quantized.integers.shape == (COLUMNS, ROWS)
     damped = covariance.astype(np.float64) + DAMPING * covariance.diagonal().mean() * np.eye(ROWS)
     scales = np.repeat(quantized.scales.astype(np.float64), quantized.block_size, axis=1)[:, :ROWS].T
     expected = paper(weight.astype(np.float64), scales, damped)
     assert np.mean(expected == quantized.integers.T) > 0.99
-    np.testing.assert_array_equal(quantized.scales, round_to_nearest(weight.T, 4, BLOCK).scales)
+    np.testing.assert_array_equal(quantized.scales, round_to_nearest(weight.T, 4, block).scales)
 
 
-def test_its_product_is_closer_than_that_of_rounding(inputs: NDArray[np.float32], weight: NDArray[np.float32]):
+def test_its_product_is_closer_than_that_of_rounding(
+    block: int, inputs: NDArray[np.float32], weight: NDArray[np.float32]
+):
     feedback = ErrorFeedback(inputs.T @ inputs)
     for bits in (4, 8):
         errors = [
             np.linalg.norm(inputs @ (quantized.dequantized() - weight))
-            for quantized in (gptq(weight, feedback, bits, BLOCK), round_to_nearest(weight, bits, BLOCK))
+            for quantized in (gptq(weight, feedback, bits, block), round_to_nearest(weight, bits, block))
         ]
         assert errors[0] < 0.5 * errors[1]
 
 
-def test_uncorrelated_inputs_leave_rounding_to_the_nearest(weight: NDArray[np.float32]):
-    by_gptq = gptq(weight, ErrorFeedback(np.eye(ROWS, dtype=np.float32)), 4, BLOCK)
-    by_rounding = round_to_nearest(weight, 4, BLOCK)
+def test_uncorrelated_inputs_leave_rounding_to_the_nearest(block: int, weight: NDArray[np.float32]):
+    by_gptq = gptq(weight, ErrorFeedback(np.eye(ROWS, dtype=np.float32)), 4, block)
+    by_rounding = round_to_nearest(weight, 4, block)
     np.testing.assert_array_equal(by_gptq.integers, by_rounding.integers)
     np.testing.assert_array_equal(by_gptq.scales, by_rounding.scales)
 
 
-def test_channels_that_are_never_active_are_rounded_to_the_nearest(weight: NDArray[np.float32]):
+def test_channels_that_are_never_active_are_rounded_to_the_nearest(block: int, weight: NDArray[np.float32]):
     covariance = np.zeros((ROWS, ROWS), np.float32)
     np.testing.assert_array_equal(
-        gptq(weight, ErrorFeedback(covariance), 4, BLOCK).integers, round_to_nearest(weight, 4, BLOCK).integers
+        gptq(weight, ErrorFeedback(covariance), 4, block).integers, round_to_nearest(weight, 4, block).integers
     )
     covariance[:8, :8] = 1
-    quantized = gptq(weight, ErrorFeedback(covariance), 4, BLOCK)
-    np.testing.assert_array_equal(quantized.integers[8:], round_to_nearest(weight, 4, BLOCK).integers[8:])
+    quantized = gptq(weight, ErrorFeedback(covariance), 4, block)
+    np.testing.assert_array_equal(quantized.integers[8:], round_to_nearest(weight, 4, block).integers[8:])
 
 
 def test_how_many_channels_are_taken_at_once_changes_little(
-    monkeypatch: pytest.MonkeyPatch, inputs: NDArray[np.float32], weight: NDArray[np.float32]
+    block: int, monkeypatch: pytest.MonkeyPatch, inputs: NDArray[np.float32], weight: NDArray[np.float32]
 ):
     feedback = ErrorFeedback(inputs.T @ inputs)
     errors = []
     for at_once in (1, 16, 64):
         monkeypatch.setattr(module, "_CHANNELS_AT_ONCE", at_once)
-        errors.append(np.linalg.norm(inputs @ (gptq(weight, feedback, 4, BLOCK).dequantized() - weight)))
+        errors.append(np.linalg.norm(inputs @ (gptq(weight, feedback, 4, block).dequantized() - weight)))
     assert max(errors) < 1.2 * min(errors)

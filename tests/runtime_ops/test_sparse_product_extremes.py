@@ -40,6 +40,17 @@ def special(numbers: np.ndarray) -> st.SearchStrategy[list[float]]:
     return st.lists(st.sampled_from(numbers.tolist()), max_size=3)
 
 
+@quantized_weight_type
+def test_an_outlier_changes_places_with_a_row_of_another_group(weight_type: str, kernels: str):
+    """That row shares its unit with a larger value then, whose own weights are 0."""
+    rng = np.random.default_rng(0)
+    product = random_product(rng, weight_type, leading=(1,), channels=40, columns=64, active=34)
+    product.weights[product.indices[32:]] = 0
+    product.values[:] = 0.15
+    product.values[0, 32:] = 6, 100
+    product.check(product.run(), kernels)
+
+
 @PROPERTY
 @given(
     seed=st.integers(0, 2**32),

@@ -104,7 +104,7 @@ def test_projects_any_shape(seed: int) -> None:
     if kind == "int4" and sum(widths) % 2:
         widths[-1] += 1
     projection = Projection(
-        weight_of(kind, draw.choice((5, 16, 32)), channels, sum(widths)),
+        weight_of(kind, draw.choice((5, 16, 32, 64)), channels, sum(widths)),
         tuple(draw.choice((torch.rand(1), torch.rand(channels))) for _ in widths),
         tuple(widths),
         draw.choice((None, torch.randn(sum(widths)))),
