@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.operators import is_gather_active
-from sparsecc.projections import find_projections
+from sparsecc.projections import projections_and_head
 from sparsecc.recipe import ProjectionRecipe, Recipe
 
 
@@ -28,7 +28,7 @@ class AnnotatePass(ir.passes.InPlacePass):
         """The nodes that lack some of their notes, and the notes."""
         served: dict[ir.Node, list[ProjectionRecipe]] = {}
         entries = {entry.name: entry for entry in self.recipe.projections}
-        for projection in find_projections(model.graph):
+        for projection in projections_and_head(model.graph):
             entry, selection = entries.get(projection.name), projection.selection
             if entry is None or selection is None:
                 continue

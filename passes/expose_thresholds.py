@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, VERSION
-from sparsecc.projections import Projection, find_projections
+from sparsecc.projections import Projection, projections_and_head
 
 
 def threshold_input_name(name: str) -> str:
@@ -33,7 +33,7 @@ class ExposeThresholdsPass(ir.passes.InPlacePass):
 
 
 def _without_threshold(model: ir.Model) -> list[Projection]:
-    return [projection for projection in find_projections(model.graph) if projection.threshold is None]
+    return [projection for projection in projections_and_head(model.graph) if projection.threshold is None]
 
 
 def exposed_threshold(graph: ir.Graph, name: str, hidden: ir.Value) -> ir.Node:

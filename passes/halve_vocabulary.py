@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, VERSION
 from sparsecc.quantization.half_tensor import half_matrix, transposed_half_matrix
-from sparsecc.vocabulary import Embedding, find_embedding, find_head
+from sparsecc.vocabulary import Embedding, find_dense_head, find_embedding
 
 
 class HalveVocabularyPass(ir.passes.InPlacePass):
@@ -18,7 +18,7 @@ class HalveVocabularyPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        head, embedding = find_head(model.graph), find_embedding(model.graph)
+        head, embedding = find_dense_head(model.graph), find_embedding(model.graph)
         if embedding is not None:
             _halve_embedding(model.graph, embedding)
         if head is not None:
@@ -27,7 +27,7 @@ class HalveVocabularyPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, head is not None or embedding is not None)
 
     def ensures(self, model: ir.Model) -> None:
-        if find_head(model.graph) is not None or find_embedding(model.graph) is not None:
+        if find_dense_head(model.graph) is not None or find_embedding(model.graph) is not None:
             raise ir.passes.PostconditionError("the head or the embedding is float32")
 
 

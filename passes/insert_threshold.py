@@ -5,7 +5,7 @@ import logging
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, VERSION
-from sparsecc.projections import Projection, find_projections
+from sparsecc.projections import Projection, projections_and_head
 from sparsecc.recipe import ProjectionRecipe, Recipe
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class InsertThresholdPass(ir.passes.InPlacePass):
         self.entries = {entry.name: entry for entry in by_threshold}
 
     def requires(self, model: ir.Model) -> None:
-        channels = {projection.name: projection.channels for projection in find_projections(model.graph)}
+        channels = {projection.name: projection.channels for projection in projections_and_head(model.graph)}
         for entry in self.entries.values():
             if entry.name not in channels:
                 raise ir.passes.PreconditionError(f"the recipe names {entry.name}, which the model does not have")
@@ -42,7 +42,7 @@ class InsertThresholdPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         thresholded: dict[tuple[ir.Value, bytes], ir.Value] = {}
         modified = False
-        for projection in find_projections(model.graph):
+        for projection in projections_and_head(model.graph):
             entry = self.entries.get(projection.name)
             if entry is None:
                 continue
@@ -59,7 +59,7 @@ class InsertThresholdPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
     def ensures(self, model: ir.Model) -> None:
-        thresholded = {projection.name for projection in find_projections(model.graph) if projection.threshold}
+        thresholded = {projection.name for projection in projections_and_head(model.graph) if projection.threshold}
         for name in self.entries:
             if name not in thresholded:
                 raise ir.passes.PostconditionError(f"{name} has no Threshold")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc.initializers import register
-from sparsecc.vocabulary import Embedding, find_embedding, find_head
+from sparsecc.vocabulary import Embedding, find_dense_head, find_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class QuantizeVocabularyPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError("the head or the embedding is not quantized")
 
     def _head(self, graph: ir.Graph) -> ir.Node | None:
-        head = find_head(graph)
+        head = find_dense_head(graph)
         if head is None or self._has_whole_blocks(_shape(head.inputs[1])[0]):
             return head
         logger.info("%s stays float32: its channels are no whole blocks", head.name)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from sparsecc.initializers import register
 from sparsecc.operators import DOMAIN, is_sparse_matmul
-from sparsecc.projections import Projection, find_projections
+from sparsecc.projections import Projection, projections_and_head
 
 _OLDEST_OPSET = 21
 """The first whose DequantizeLinear has blocks and int4."""
@@ -65,7 +65,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"{projection.name} reads a weight that is not quantized")
 
     def _replaceable(self, model: ir.Model) -> Iterator[tuple[Projection, QuantizedTensors]]:
-        for projection in find_projections(model.graph):
+        for projection in projections_and_head(model.graph):
             is_whole = is_sparse_matmul(projection.node) or projection.node.op_type == "GatherMatMul"
             if is_whole and projection.name in self.weights:
                 yield projection, self.weights[projection.name]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, is_gather_active
-from sparsecc.projections import find_projections, is_linear
+from sparsecc.projections import is_linear, projections_and_head
 
 
 class ReplaceMatMulPass(ir.passes.InPlacePass):
@@ -14,7 +14,7 @@ class ReplaceMatMulPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        names = {projection.node: projection.name for projection in find_projections(model.graph)}
+        names = {projection.node: projection.name for projection in projections_and_head(model.graph)}
         replaceable = _replaceable(model.graph)
         for node, gather in replaceable.items():
             replacement = _sparse_matmul(node, gather, names.get(node) or (node.name or "").removesuffix("/MatMul"))

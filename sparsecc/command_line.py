@@ -427,12 +427,13 @@ def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
     """Show what was done to each projection of a compiled model. int4/64 is int4 in blocks of 64 that share a scale."""
     from sparsecc.artifact import open_artifact
     from sparsecc.inspection import inspect as inspect_artifact
+    from sparsecc.projections import HEAD
 
     with _one_line_errors():
         projections = inspect_artifact(open_artifact(artifact))
     rows = [
         (
-            str(entry.layer),
+            "" if entry.kind == HEAD else str(entry.layer),
             entry.kind,
             f"{entry.input_channels} x {entry.output_channels}",
             entry.weights if entry.block_size == 1 else f"{entry.weights}/{entry.block_size}",

@@ -36,7 +36,7 @@ from sparsecc.fusion import fuse, unfuse
 from sparsecc.methods import DEFAULT_METHOD, DEFAULT_SPARSITY, METHODS, CalibratedModel
 from sparsecc.methods.r_sparse import r_sparse_of_rank
 from sparsecc.model_file import MODEL_NAME, load_model, model_sha256, save_model
-from sparsecc.projections import find_projections
+from sparsecc.projections import budgeted_projections, projections_and_head
 from sparsecc.quantized_decoder import dequantized
 from sparsecc.recipe import WEIGHTS, Recipe, read_recipe_document, recipe_from_document
 from sparsecc.report import write_report
@@ -259,10 +259,9 @@ def write_sparse_artifact(
     ):
         dense = restructured(dense, recipe, Path(restructuring))
         model = load_model(dense.model_path)
-        projections = require_projections(model, dense.model_path)
         storage = storage_passes(
             dense,
-            projections,
+            budgeted_projections(model.graph, {entry.name for entry in recipe.projections}),
             recipe.weights,
             text or shipped_text("calibration"),
             Path(scratch),
@@ -291,7 +290,7 @@ def _threshold_places(artifact: Artifact) -> dict[str, str]:
     """The initializer that holds each projection's threshold; projections may share one."""
     model = load_model(artifact.model_path)
     unfuse(model)
-    projections = find_projections(model.graph)
+    projections = projections_and_head(model.graph)
     thresholds = {projection.name: projection.threshold for projection in projections}
     return {name: str(node.inputs[1].name) for name, node in thresholds.items() if node and node.inputs[1]}
 

@@ -16,7 +16,7 @@ from sparsecc.fusion import unfuse
 from sparsecc.model_file import load_model
 from sparsecc.operators import block_size_of
 from sparsecc.passes import low_rank_branch
-from sparsecc.projections import Projection, find_projections, weight_of
+from sparsecc.projections import HEAD, Projection, projections_and_head, weight_of
 from sparsecc.recipe import recipe_from_document
 
 _STORED_AS = {
@@ -52,7 +52,7 @@ class InspectedProjection:
 
 
 def inspect(artifact: Artifact) -> list[InspectedProjection]:
-    """The projections of an artifact in graph order, with what was done to each.
+    """The projections of an artifact in graph order, with what was done to each; the head where it is thresholded.
 
     Raises:
         SparseccError: the recipe is damaged or names a projection that the model does not have.
@@ -66,7 +66,7 @@ def inspect(artifact: Artifact) -> list[InspectedProjection]:
     entries: Mapping[str, Any] = {}
     if document is not None:
         entries = {entry.name: entry for entry in recipe_from_document(document, thresholds).projections}
-    projections = find_projections(graph)
+    projections = [entry for entry in projections_and_head(graph) if entry.kind != HEAD or entry.selection]
     unknown = set(entries) - {projection.name for projection in projections}
     if unknown:
         path = artifact.directory / RECIPE_NAME

@@ -8,7 +8,7 @@ only label what was found.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
@@ -39,6 +39,8 @@ PASS_THROUGH_OPS = {  # what may lie between a projection and the operator that 
     "Transpose",
     "Unsqueeze",
 }
+HEAD = "head"
+"""The kind of the language-model head."""
 MAX_FORKS = 6
 """Products and sums of two sides that are followed at once: GELU written out with Tanh nests four."""
 
@@ -49,8 +51,8 @@ class Projection:
 
     Attributes:
         name: the label of the node without its operator, as in ``/model/layers.0/mlp/gate_proj``; unique in the model.
-        layer: the index of the decoder layer, from 0.
-        kind: ``q``, ``k``, ``v``, ``qkv`` (fused), ``o``, ``gate``, ``up``, ``gate_up`` (fused) or ``down``.
+        layer: the index of the decoder layer, from 0; the head's is the number of layers.
+        kind: ``q``, ``k``, ``v``, ``qkv`` (fused), ``o``, ``gate``, ``up``, ``gate_up`` (fused), ``down`` or ``head``.
         node: the MatMul, or the SparseMatMul or GatherMatMul, quantized or not, that replaced it.
     """
 
@@ -104,8 +106,25 @@ class Projection:
         return self.outputs if is_gather_matmul(self.node) else self.channels
 
 
+def projections_and_head(graph: ir.Graph) -> list[Projection]:
+    """All that sparsity can skip rows of: the projections of the layers, and after them the head, if it is found."""
+    projections = find_projections(graph)
+    head = _head_after(graph, projections)
+    return [*projections, head] if head is not None else projections
+
+
+def budgeted_projections(graph: ir.Graph, names: Collection[str]) -> list[Projection]:
+    """What a budget of weights is shared among: the projections of the layers, and the head where it is named."""
+    return [entry for entry in projections_and_head(graph) if entry.kind != HEAD or entry.name in names]
+
+
+def find_head(graph: ir.Graph) -> Projection | None:
+    """The language-model head: the last product with a constant matrix, where that serves no layer."""
+    return _head_after(graph, find_projections(graph))
+
+
 def find_projections(graph: ir.Graph) -> list[Projection]:
-    """The projections of a decoder in graph order; the language-model head is none of them.
+    """The projections of a decoder's layers in graph order; the language-model head is none of them.
 
     A matrix product with a constant weight that serves neither attention nor a feed-forward network is left alone.
     """
@@ -123,6 +142,15 @@ def find_projections(graph: ir.Graph) -> list[Projection]:
             layer, kind = found[node]
             projections.append(Projection(_unique_label(node, layer, kind, taken), layer, kind, node))
     return projections
+
+
+def _head_after(graph: ir.Graph, projections: list[Projection]) -> Projection | None:
+    last = next((node for node in reversed(graph) if is_linear(node)), None)
+    if last is None or any(projection.node is last for projection in projections):
+        return None
+    layers = 1 + max((projection.layer for projection in projections), default=-1)
+    name = _unique_label(last, layers, HEAD, {projection.name for projection in projections})
+    return Projection(name, layers, HEAD, last)
 
 
 def is_linear(node: ir.Node) -> bool:

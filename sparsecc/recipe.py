@@ -30,7 +30,7 @@ class ProjectionRecipe:
     """What to do to one projection.
 
     Attributes:
-        name, layer, kind: the projection, as :class:`sparsecc.projections.Projection` describes it.
+        name, layer, kind: the projection or head, as :class:`sparsecc.projections.Projection` describes it.
         method: the method that set the threshold.
         target_sparsity: the share of weights to skip, in [0, 1]: of this projection, which may be skipped whole where a
             method shares a budget among projections, or of all where it decides for all at once.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsecc.page import Plot, Table, drawn, write_page
+from sparsecc.projections import HEAD
 from sparsecc.recipe import ProjectionRecipe, Recipe
 from sparsecc.report_plots import sparsity_plot, speed_plot
 
@@ -57,8 +58,8 @@ def _plots(recipe: Recipe, measurements: Measurements | None) -> Iterator[Plot]:
         yield drawn(
             "sparsity",
             sparsity_plot(recipe.projections),
-            f"Skipped rows range from {100 * least.calibrated_sparsity:.0f} % ({least.kind} in layer {least.layer}) to "
-            f"{100 * most.calibrated_sparsity:.0f} % ({most.kind} in layer {most.layer}).",
+            f"Skipped rows range from {100 * least.calibrated_sparsity:.0f} % ({_place(least)}) to "
+            f"{100 * most.calibrated_sparsity:.0f} % ({_place(most)}).",
             "The share of weight rows that each projection skips on the calibration text, in %.",
         )
 
@@ -102,7 +103,7 @@ def _projections(recipe: Recipe) -> Table:
         ["layer", "projection", "kept where", "sparsity, %", *(["rank"] if has_branches else [])],
         [
             [
-                str(entry.layer),
+                "" if entry.kind == HEAD else str(entry.layer),
                 entry.kind,
                 _kept_where(entry),
                 f"{100 * entry.calibrated_sparsity:.1f}",
@@ -111,6 +112,10 @@ def _projections(recipe: Recipe) -> Table:
             for entry in entries
         ],
     )
+
+
+def _place(entry: ProjectionRecipe) -> str:
+    return "the head" if entry.kind == HEAD else f"{entry.kind} in layer {entry.layer}"
 
 
 def _kept_where(entry: ProjectionRecipe) -> str:

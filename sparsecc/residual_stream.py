@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsecc.initializers import float32_copy
 from sparsecc.projections import find_projections, is_linear
-from sparsecc.vocabulary import Embedding, find_embedding, find_head
+from sparsecc.vocabulary import Embedding, find_dense_head, find_embedding
 
 _NORM = ("", "SimplifiedLayerNormalization")
 _ADDING_NORM = ("com.microsoft", "SkipSimplifiedLayerNormalization")
@@ -76,8 +76,8 @@ class ResidualStream:
 
     @property
     def gains(self) -> dict[str, NDArray[np.float32]]:
-        """The gain, float32 [D], of each norm that projections read, by the name of the hidden state it computes."""
-        return {str(norm.node.outputs[0].name): norm.gain_values for norm in self.norms if norm.layer is not None}
+        """The gain, float32 [D], of each norm by the name of the hidden state it computes; the head's is the last."""
+        return {str(norm.node.outputs[0].name): norm.gain_values for norm in self.norms}
 
     @property
     def width(self) -> int:
@@ -91,7 +91,7 @@ def find_residual_stream(graph: ir.Graph) -> ResidualStream:
     Raises:
         UnknownResidualStreamError: something else reads or writes the stream, or a norm is not RMS.
     """
-    embedding, head = find_embedding(graph), find_head(graph)
+    embedding, head = find_embedding(graph), find_dense_head(graph)
     if embedding is None or head is None:
         raise UnknownResidualStreamError("it has no embedding or head with a float32 matrix")
     layers = {entry.node: entry.layer for entry in find_projections(graph)}

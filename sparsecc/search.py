@@ -11,11 +11,11 @@ import sqlalchemy
 
 from sparsecc.allocation_search import AllocationSearch, SearchResult, open_study
 from sparsecc.artifact import Artifact, scratch_beside
-from sparsecc.calibration import require_projections
 from sparsecc.compilation import check_choices, load_statistics, make_recipe, open_dense
 from sparsecc.errors import SparseccError
 from sparsecc.methods import METHODS, SEARCHABLE
 from sparsecc.model_file import load_model
+from sparsecc.projections import budgeted_projections
 from sparsecc.recipe import Recipe, read_recipe_document
 from sparsecc.scaled_recipe import ScaledRecipe
 from sparsecc.text import DEFAULT_TOKENS, TokenWindows, load_tokenizer, read_text, shipped_text, token_windows
@@ -83,7 +83,8 @@ def search(
             "search_tokens": windows.tokens,
             "search_window": windows.window,
         }
-        projections = require_projections(load_model(dense.model_path), dense.model_path)
+        graph = load_model(dense.model_path).graph
+        projections = budgeted_projections(graph, {entry.name for entry in base.projections})
         scaled = ScaledRecipe(base, dense, projections, windows, threads=threads)
         scaled.within_budget([1.0] * len(scaled.groups), sparsity)  # before anything is written
         shared = open_study(storage or _beside(output), study or f"{method}-{sparsity:g}", identity)

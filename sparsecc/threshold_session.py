@@ -23,7 +23,7 @@ from sparsecc.passes import (
     direction_mask_name,
     threshold_input_name,
 )
-from sparsecc.projections import Projection
+from sparsecc.projections import Projection, projections_and_head
 from sparsecc.session import open_session, ops_library_path, run_prompt
 from sparsecc.text import TokenWindows
 from sparsecc.token_scores import TokenScores, log_softmax
@@ -45,7 +45,7 @@ class ThresholdSession:
     tokens x vocabulary x 4 bytes, which is mapped, so that it takes memory only while there is some.
 
     Attributes:
-        projections: those of the model, which thresholds are given for.
+        projections: those of the model, its head among them, which thresholds are given for.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class ThresholdSession:
         self._windows = windows
         model = load_model(dense.model_path)
         self._weights = WeightTraffic(model.graph)
-        self.projections: Sequence[Projection] = require_projections(model, dense.model_path)
+        require_projections(model, dense.model_path)
+        self.projections: Sequence[Projection] = projections_and_head(model.graph)
         self._directions = {name: len(branch) for name, branch in (branches or {}).items()}
         exposing = (ExposeThresholdsPass(), ExposeBranchesPass(branches or {}))
         for graph_pass in (*exposing, CountActivePass(), ShipFunctionsPass()):
@@ -108,9 +109,8 @@ class ThresholdSession:
                 active += counts
                 start += len(logits)
             seen = dataclasses.replace(self._windows, ids=self._windows.ids[: index + 1])
-            rows = (active / seen.tokens).tolist()
-            names = [projection.name for projection in self.projections]
-            traffic = self._weights.of(dict(zip(names, rows, strict=True)))
+            rows = zip(self.projections, (active / seen.tokens).tolist(), strict=True)
+            traffic = self._weights.of({entry.name: read for entry, read in rows if entry.name in thresholds})
             yield evaluation(scores, traffic, seen, self._dense.directory, has_reference=True)
 
     def idle_shares(self, thresholds: Thresholds) -> dict[str, float]:

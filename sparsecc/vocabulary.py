@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from sparsecc.projections import find_projections, is_linear
+from sparsecc.projections import find_head
 
 _TOKENS = "input_ids"
 
@@ -25,12 +25,10 @@ class Embedding:
     is_transposed: bool
 
 
-def find_head(graph: ir.Graph) -> ir.Node | None:
-    """The MatMul by a constant float32 W[K, V] that makes the logits: the last one, where it serves no projection."""
-    last = next((node for node in reversed(graph) if is_linear(node)), None)
-    if last is None or last.op_type != "MatMul" or any(entry.node is last for entry in find_projections(graph)):
-        return None
-    return last
+def find_dense_head(graph: ir.Graph) -> ir.Node | None:
+    """The MatMul by a constant float32 W[K, V] that makes the logits."""
+    head = find_head(graph)
+    return head.node if head is not None and head.node.op_type == "MatMul" else None
 
 
 def find_embedding(graph: ir.Graph) -> Embedding | None:

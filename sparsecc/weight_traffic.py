@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from sparsecc.operators import is_added, is_product
-from sparsecc.projections import Projection, find_projections
+from sparsecc.projections import HEAD, Projection, projections_and_head
 
 _OTHER_PRODUCTS = {("", "Gemm"), ("", "MatMul"), ("com.microsoft", "MatMulNBits")}
-"""What multiplies by constants without being a projection: the language-model head, above all."""
+"""What multiplies by constants without being a projection: a head that is read whole, above all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,10 @@ class Traffic:
 
     Attributes:
         sparsity: the share of projection bytes that is not read, over the whole model; what a method added beside
-            the projections, such as low-rank branches, counts as read.
+            the projections, such as low-rank branches, counts as read. The language-model head is one of the
+            projections where some of its rows are skipped, and else none, as in most methods' papers.
         sparsity_by_kind: the same for each kind of projection.
-        bytes_per_token: the bytes of all matrix products that are read, the language-model head's among them.
+        bytes_per_token: the bytes of all matrix products that are read, the head's among them.
     """
 
     sparsity: float
@@ -35,7 +36,7 @@ class WeightTraffic:
     """The bytes of an unfused graph's matrix products, and which of them a token reads."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self.projections = find_projections(graph)
+        self.projections = projections_and_head(graph)
         self.row_bytes = {projection.name: _row_bytes(projection) for projection in self.projections}
         sparse = {projection.node for projection in self.projections}
         others = [node for node in graph if _is_product(node) and node not in sparse]
@@ -46,14 +47,18 @@ class WeightTraffic:
         """The traffic where a token reads so many rows of the named projections, and all rows of the others."""
         skipped: defaultdict[str, float] = defaultdict(float)
         stored: defaultdict[str, float] = defaultdict(float)
+        others = self._others
         for projection in self.projections:
             row_bytes = self.row_bytes[projection.name]
             idle_rows = projection.rows - active_rows.get(projection.name, projection.rows)
+            if projection.kind == HEAD and not idle_rows:
+                others += projection.rows * row_bytes
+                continue
             skipped[projection.kind] += idle_rows * row_bytes
             stored[projection.kind] += projection.rows * row_bytes
         total, saved = sum(stored.values()), sum(skipped.values())
         by_kind = {kind: skipped[kind] / stored[kind] for kind in stored}
-        return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, self._others + total - saved)
+        return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, others + total - saved)
 
 
 def _row_bytes(projection: Projection) -> float:

@@ -16,6 +16,7 @@ from sparsecc.hidden_state_gradients import hidden_state_gradients
 from sparsecc.methods import METHODS, CalibratedModel
 from sparsecc.methods.fisher import _thresholds, outputs_behind
 from sparsecc.model_file import load_model
+from sparsecc.projections import projections_and_head
 from sparsecc.text import load_tokenizer, shipped_text, token_windows
 
 from .conftest import THREADS
@@ -44,6 +45,11 @@ def model(dense, statistics):
 
 
 @pytest.fixture(scope="module")
+def projections(model):
+    return projections_and_head(load_model(model.dense.model_path).graph)
+
+
+@pytest.fixture(scope="module")
 def recipe(model):
     return METHODS["fisher"](model, SPARSITY)
 
@@ -67,15 +73,15 @@ def test_gradients_are_those_of_transformers(dense, checkpoint, windows):
     np.testing.assert_allclose(observed[hidden][1], gradient[0], atol=1e-3 * gradient.abs().max().item())
 
 
-def test_one_level_of_divergence_per_weight_decides_everywhere(recipe, model, windows):
-    outputs = outputs_behind(model.projections)
+def test_one_level_of_divergence_per_weight_decides_everywhere(recipe, model, projections, windows):
+    outputs = outputs_behind(projections)
     names = list(outputs)
     fisher = dict.fromkeys(names, 0.0)
     for observed in hidden_state_gradients(model.dense, names, windows):
         for name in names:
             fisher[name] = fisher[name] + observed[name][1].double().square().sum(0).numpy() / TOKENS
     levels = {}
-    for entry, projection in zip(recipe.projections, model.projections, strict=True):
+    for entry, projection in zip(recipe.projections, projections, strict=True):
         name = str(projection.input.name)
         levels[entry.name] = entry.threshold.astype(np.float64) ** 2 * fisher[name] / outputs[name]
     level = levels[recipe.projections[0].name][0]
@@ -92,10 +98,10 @@ def test_a_channel_that_nothing_depends_on_is_never_kept(model, root_of_level, k
     np.testing.assert_array_equal(thresholds[few[0].name], np.array([np.inf, kept_from], np.float32))
 
 
-def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, model, windows, tmp_path):
+def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, model, projections, windows, tmp_path):
     seen = evaluate(write_sparse_artifact(model.dense, recipe, tmp_path), windows, threads=THREADS)
     assert seen.sparsity == pytest.approx(SPARSITY, abs=2e-3)
-    weights = [projection.weight_count for projection in model.projections]
+    weights = [projection.weight_count for projection in projections]
     calibrated = np.average([entry.calibrated_sparsity for entry in recipe.projections], weights=weights)
     assert calibrated == pytest.approx(seen.sparsity, abs=1e-3)
 

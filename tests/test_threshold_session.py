@@ -46,7 +46,7 @@ def test_without_thresholds_it_is_the_dense_model(session, dense, windows):
 
 
 def test_one_projection_can_be_sparse_alone(session):
-    down = session.projections[-1]
+    down = session.projections[-2]  # the head is the last
     tried = session.evaluate({down.name: np.full(down.channels, np.inf, np.float32)})
     expected = {kind: 1 / 8 if kind == down.kind else 0 for kind in tried.sparsity_by_kind}
     assert tried.sparsity_by_kind == pytest.approx(expected, abs=1e-6)
@@ -54,7 +54,7 @@ def test_one_projection_can_be_sparse_alone(session):
 
 
 def test_windows_are_seen_one_by_one(session, dense, windows):
-    down = session.projections[-1]
+    down = session.projections[-2]  # the head is the last
     thresholds = {down.name: np.array([np.inf], np.float32)}
     seen = list(session.evaluate_by_window(thresholds))
     assert [evaluation.tokens for evaluation in seen] == [512, 1024]

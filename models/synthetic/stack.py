@@ -124,12 +124,13 @@ def _renaming(artifact: Artifact, old: int, new: int) -> Renaming:
 
 
 def _rename_what_follows(graph: ir.Graph, depth: int, layers: int) -> None:
-    """Number the norm behind the last layer, which exports name as if it were one more layer."""
+    """Number what is behind the last layer as if it were one more: the norm, by exports, and a thresholded head."""
     for value in [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]:
         if value.name:
             value.name = _renumbered(value.name, depth, layers)
     for node in graph:
         node.name = _renumbered(node.name or "", depth, layers)
+        node.metadata_props.update(_renamed_notes(node.metadata_props, lambda name: _renumbered(name, depth, layers)))
 
 
 def _named_outputs(nodes: Iterable[ir.Node]) -> dict[str, ir.Value]:
@@ -234,8 +235,10 @@ def _write_recipe(artifact: Artifact, depth: int, layers: int, directory: Path) 
         return
     document.pop("measured", None)
     entries = [entry for entry in document["projections"] if entry["layer"] == depth - 1]
-    for layer in range(depth, layers):
-        document["projections"] += [_entry_of_copy(entry, depth - 1, layer) for entry in entries]
+    behind = [entry for entry in document["projections"] if entry["layer"] == depth]
+    copies = [_entry_of_copy(entry, depth - 1, layer) for layer in range(depth, layers) for entry in entries]
+    kept = [entry for entry in document["projections"] if entry not in behind]
+    document["projections"] = [*kept, *copies, *({**entry, "layer": layers} for entry in behind)]
     (directory / RECIPE_NAME).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 

@@ -22,7 +22,7 @@ class CalibratedModel:
 
     Attributes:
         dense: the model, for methods that run it.
-        projections: those of its graph.
+        projections: those of its layers.
         statistics: what calibration learned of them.
         text: the text to run the model on, the one that was calibrated on. Where statistics were read from a file it is
             sparsecc's own, which may be another.

@@ -15,8 +15,9 @@ from sparsecc.hidden_states import weighted_magnitudes
 from sparsecc.methods.calibrated_model import CalibratedModel
 from sparsecc.methods.model_budget import beyond_reach
 from sparsecc.methods.projection_entry import projection_entry
+from sparsecc.model_file import load_model
 from sparsecc.progress import track
-from sparsecc.projections import Projection
+from sparsecc.projections import Projection, projections_and_head
 from sparsecc.recipe import ProjectionRecipe, Recipe
 from sparsecc.text import TokenWindows
 from sparsecc.threshold_session import ThresholdSession
@@ -43,6 +44,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
     level of their ratio gives, and it decides how sparse every layer and every kind of projection becomes. This is what
     optimal brain damage (LeCun et al., 1989) asks of a weight, asked of an activation. The level is a quantile over all
     weights of the model and all tokens; it is folded into a threshold per channel, T_k = sqrt(level * N / F_k).
+    The language-model head is one of the projections here: its N is the vocabulary.
     Projections that read one hidden state share it, hence one pass over wide rows.
 
     What is zeroed changes later hidden states, so the ``sparsity`` quantile of the dense model skips another share of
@@ -58,7 +60,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
         sparsity,
         thresholded(
             model.dense,
-            model.projections,
+            projections_and_head(load_model(model.dense.model_path).graph),
             windows,
             budget_windows(windows),
             sparsity,
