@@ -25,7 +25,7 @@ _STEPS_BETWEEN_LEVELS = 20
 
 @dataclasses.dataclass(frozen=True)
 class ObservedStream:
-    """What one layer half reads of the residual stream, on some tokens of a text.
+    """What one layer half, or the head, reads of the residual stream, on some tokens of a text.
 
     Attributes:
         normalized: float32 [T, D], the stream after its RMS norm without the norm's gain.

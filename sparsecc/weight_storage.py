@@ -52,9 +52,9 @@ def storage_passes(
     """The passes that store the weights of a sparse model as one of :data:`sparsecc.recipe.WEIGHTS`.
 
     int8 is rounded to the nearest. int4 is rounded by GPTQ with what the projections are given on ``text``, except for
-    the head and the embedding. Of the projections named in ``by_output``, whose outputs are skipped, blocks run along
-    the input channels. What a method added beside the projections is float16 then. Quantized weights lie in the
-    directory ``scratch`` until the model is written.
+    the embedding, and a head that is none of ``projections`` since it is read whole. Of the projections named in
+    ``by_output``, whose outputs are skipped, blocks run along the input channels. What a method added beside the
+    projections is float16 then. Quantized weights lie in the directory ``scratch`` until the model is written.
 
     Raises:
         SparseccError: a weight is not finite, or the text is unusable.

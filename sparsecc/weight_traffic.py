@@ -47,7 +47,7 @@ class WeightTraffic:
         """The traffic where a token reads so many rows of the named projections, and all rows of the others."""
         skipped: defaultdict[str, float] = defaultdict(float)
         stored: defaultdict[str, float] = defaultdict(float)
-        others = self._others
+        others: float = self._others
         for projection in self.projections:
             row_bytes = self.row_bytes[projection.name]
             idle_rows = projection.rows - active_rows.get(projection.name, projection.rows)

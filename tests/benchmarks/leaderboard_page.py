@@ -76,7 +76,7 @@ class Board:
     def _table(self, text_of):
         yield "| method | " + " | ".join(f"{sparsity:.0%}" for sparsity in SPARSITIES) + " |"
         yield "|---|" + "---|" * len(SPARSITIES)
-        for method in COMPARED:
+        for method in methods_of(self._seen):
             cells = [text_of(self._seen.get((method, sparsity, "fp32"))) for sparsity in SPARSITIES]
             yield f"| `{method}` | " + " | ".join(cells) + " |"
 
@@ -107,6 +107,11 @@ class Board:
             )
 
 
+def methods_of(keys):
+    """The methods that there are, and after them what else was measured under a name of its own."""
+    return [*COMPARED, *dict.fromkeys(method for method, *_ in keys if method not in (DENSE, *COMPARED))]
+
+
 def cell(point):
     if point is None:
         return "not measured"
@@ -131,7 +136,7 @@ def frontier(points, model):
             [bytes_of(p) for p in shown],
             [p["perplexity"] for p in shown],
             {"fp32": "-", "int8": "--", "int4": ":"}[weights],
-            color=COLORS[COMPARED.index(method)],
+            color=COLORS[methods_of(lines).index(method)],
             marker=".",
             label=f"{method}, {weights}",
         )
