@@ -48,7 +48,7 @@ def test_a_random_checkpoint_compiles_and_runs(checkpoint, tmp_path, architectur
     options = {"tokens": 1024, "measure": False}
     artifact = compile_model(tmp_path / "checkpoint", tmp_path / "sparse", sparsity=0.5, **options).artifact
     kinds = [projection.kind for projection in inspect(artifact)]
-    assert sorted(kinds) == sorted(["q", "k", "v", "o", "gate", "up", "down"] * 2)
+    assert sorted(kinds) == sorted(["q", "k", "v", "o", "gate", "up", "down"] * 2 + ["head"])
     logits = [
         next(
             run_prompt(open_session(artifact.model_path, ops_library=library), [5], ["logits"], **artifact.cache_shape)

@@ -298,6 +298,7 @@ def test_a_method_whose_thresholds_cannot_be_scaled(refused, dense, tmp_path, me
     assert "search from one of teal, " in line
 
 
+@pytest.mark.slow
 def test_a_recipe_that_lacks_what_weights_were_rewritten_by(refused, dense, compiled, tmp_path):
     recipe = compiled("larosa", 0.5).directory / "recipe.json"
     line = refused("compile", dense.directory, "-o", tmp_path / "out", "--recipe", recipe)

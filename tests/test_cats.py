@@ -12,7 +12,7 @@ from sparsecc.text import load_tokenizer, shipped_text, token_windows
 SPARSITY = 0.25
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("weights", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_trained_model_meets_the_target_and_stays_good(dense, tmp_path, weights):
     options = {"method": "cats", "sparsity": SPARSITY, "weights": weights, "tokens": 2048, "measure": False}
     artifact = compile_model(dense.directory, tmp_path / "cats", **options).artifact

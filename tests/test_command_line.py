@@ -43,7 +43,7 @@ def test_help_shows_an_example(run, command):
 
 def test_compile_makes_a_complete_directory_and_says_what_was_gained_and_lost(checkpoint, tmp_path):
     output = tmp_path / "sparse"
-    options = ("--sparsity", "0.4", "--tokens", "2048", "--json")
+    options = ("--method", "teal", "--sparsity", "0.4", "--tokens", "2048", "--json")
     command = [sys.executable, "-m", "sparsecc", "compile", str(checkpoint), "-o", str(output), *options]
     process = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
@@ -56,7 +56,7 @@ def test_compile_makes_a_complete_directory_and_says_what_was_gained_and_lost(ch
     assert names < {file.name for file in output.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["sparse"]
     recipe = json.loads((output / "recipe.json").read_text())
-    assert recipe["method"] == "rotated-fisher"
+    assert recipe["method"] == "teal"
     assert recipe["target_sparsity"] == 0.4
     assert recipe["calibration"]["tokens"] == 2048
     assert recipe["versions"]["onnxruntime"]

@@ -29,7 +29,8 @@ def test_the_model_does_not_depend_on_a_repository_that_the_builder_is_installed
     assert load_model(dense.model_path).producer_version == version
 
 
-@pytest.mark.parametrize(("bits", "error"), [pytest.param(8, 0.02, marks=pytest.mark.slow), (4, 0.25)])
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.25)])
+@pytest.mark.slow
 def test_a_quantized_export_computes_nearly_that(checkpoint, other_checkpoint, tmp_path, bits, error):
     weights = f"int{bits}"
     artifact = export(checkpoint, tmp_path / weights, weights=weights)

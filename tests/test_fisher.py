@@ -106,6 +106,7 @@ def test_the_model_skips_what_was_asked_for_while_it_is_thresholded(recipe, mode
     assert calibrated == pytest.approx(seen.sparsity, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_rotated_model_skips_what_was_asked_for_on_text_that_its_rotation_was_not_learned_on(
     model, windows, tmp_path
 ):

@@ -24,6 +24,7 @@ from .conftest import THREADS
 
 SPARSITY = 0.4
 TOKENS = 1024
+CALIBRATION_CHARACTERS = 20_000
 WEIGHT_TYPES = {
     "fp32": ir.DataType.FLOAT,
     "fp16": ir.DataType.FLOAT16,
@@ -49,12 +50,15 @@ def recipe(dense, statistics):
 @pytest.fixture(scope="module")
 def compiled_with(dense, recipe, tmp_path_factory):
     made: dict[str, Artifact] = {}
+    text = tmp_path_factory.mktemp("text") / "calibration.txt"
+    text.write_text(shipped_text("calibration").read_text("utf-8")[:CALIBRATION_CHARACTERS], "utf-8")
 
     def artifact(weights: str) -> Artifact:
         if weights not in made:
             target = tmp_path_factory.mktemp("head") / weights
             with staged_directory(target, overwrite=False) as staging:
-                write_sparse_artifact(dense, dataclasses.replace(recipe, weights=weights), staging, threads=THREADS)
+                stored = dataclasses.replace(recipe, weights=weights)
+                write_sparse_artifact(dense, stored, staging, text, threads=THREADS)
             made[weights] = open_artifact(target)
         return made[weights]
 

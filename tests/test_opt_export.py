@@ -107,6 +107,7 @@ def test_a_checkpoint_compiles_runs_and_writes_text(opt_checkpoint, tmp_path):
     assert "".join(generate(artifact, "It was a dark night", max_new_tokens=8))
 
 
+@pytest.mark.slow
 def test_the_default_method_meets_the_budget_of_the_whole_model(opt_checkpoint, tmp_path):
     source, _ = opt_checkpoint()
     artifact = compile_model(source, tmp_path / "sparse", sparsity=0.5, tokens=1024, measure=False).artifact
@@ -115,6 +116,7 @@ def test_the_default_method_meets_the_budget_of_the_whole_model(opt_checkpoint, 
     assert evaluate(artifact, windows).sparsity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_blocks_of_it_run_alone(opt_checkpoint, tmp_path):
     source, _ = opt_checkpoint()
     options = {"method": "teal-greedy", "sparsity": 0.5, "tokens": 1024, "measure": False}

@@ -42,7 +42,7 @@ def test_dense_perplexity_agrees_with_pytorch(dense):
     assert evaluation.sparsity == 0
 
 
-@pytest.mark.parametrize("method", ["teal", "wina"])
+@pytest.mark.parametrize("method", ["teal", pytest.param("wina", marks=pytest.mark.slow)])
 def test_sparse_perplexity_agrees_with_pytorch(sparse, method):
     evaluation = perplexity_of(sparse(method))
     assert evaluation.perplexity == pytest.approx(REFERENCE["perplexity"][f"{method}-0.5"], rel=TOLERANCE)

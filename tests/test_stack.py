@@ -72,7 +72,8 @@ def assert_almost_the_same(actual, expected):
     assert np.abs(actual - expected).max() < 0.01 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("weights", [pytest.param("fp32", marks=pytest.mark.slow), "int4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_no_two_layers_have_equal_weights(tmp_path, exported, weights):
     graph = load_model(stack_layers(exported("shallow", weights), tmp_path / "stacked", DEEP).model_path).graph
     matrices = [value.const_value.tobytes() for value in graph.initializers.values() if len(value.shape) > 1]

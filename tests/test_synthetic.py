@@ -61,7 +61,8 @@ def test_the_tokenizer_has_the_whole_vocabulary(checkpoint):
     assert len(AutoTokenizer.from_pretrained(checkpoint)) == 9000
 
 
-@pytest.mark.parametrize("model_type", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+@pytest.mark.slow
 def test_it_compiles_to_the_wanted_sparsity(tmp_path, model_type):
     shape = Shape(model_type, 128, 320, 2, 4, 2, 8192, ties_embedding=True)
     source = synthesize(shape, tmp_path / "checkpoint")

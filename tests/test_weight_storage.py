@@ -119,6 +119,7 @@ def test_it_generates_and_says_what_it_is(stored: Artifact, weights: str):
     assert {(entry.weights, entry.block_size) for entry in entries} == {(weights, block_size)}
 
 
+@pytest.mark.slow
 def test_int4_of_a_large_model_has_blocks_of_64(
     monkeypatch: pytest.MonkeyPatch,
     dense: Artifact,
