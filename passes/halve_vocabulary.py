@@ -8,7 +8,7 @@ from sparsecc.vocabulary import Embedding, find_dense_head, find_embedding
 
 
 class HalveVocabularyPass(ir.passes.InPlacePass):
-    """Store the language-model head and the embedding in float16, converted when the model is written.
+    """Store a language-model head without a threshold, and the embedding, in float16, when the model is written.
 
     The head becomes a GatherActive and a SparseMatMul, which multiply by float16, without a threshold: every channel
     is read. The two want different orders of one matrix, so they are stored apart also where they were tied.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.operators import DOMAIN, VERSION
-from sparsecc.projections import Projection, find_projections
+from sparsecc.projections import Projection, projections_and_head
 from sparsecc.recipe import Recipe
 
 
@@ -22,7 +22,7 @@ class InsertKeepLargestPass(ir.passes.InPlacePass):
         self.kept = {entry.name: entry.kept for entry in recipe.projections if entry.kept is not None}
 
     def requires(self, model: ir.Model) -> None:
-        channels = {projection.name: projection.channels for projection in find_projections(model.graph)}
+        channels = {projection.name: projection.channels for projection in projections_and_head(model.graph)}
         for name, kept in self.kept.items():
             if name not in channels:
                 raise ir.passes.PreconditionError(f"the recipe names {name}, which the model does not have")
@@ -50,7 +50,7 @@ class InsertKeepLargestPass(ir.passes.InPlacePass):
     def _without_selection(self, model: ir.Model) -> list[Projection]:
         return [
             projection
-            for projection in find_projections(model.graph)
+            for projection in projections_and_head(model.graph)
             if projection.name in self.kept and projection.selection is None
         ]
 

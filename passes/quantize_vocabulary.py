@@ -34,7 +34,7 @@ class PackedTensors(NamedTuple):
 
 
 class QuantizeVocabularyPass(ir.passes.InPlacePass):
-    """Quantize the language-model head to onnxruntime's MatMulNBits, and the embedding to GatherBlockQuantized.
+    """Quantize a head without a threshold to onnxruntime's MatMulNBits, and the embedding to GatherBlockQuantized.
 
     Where both are one matrix, they go on sharing one. ``pack`` quantizes a matrix [V, K] under the given name, whole
     blocks along K; a matrix with a K that is no multiple of ``block_size`` is left alone.

@@ -19,8 +19,9 @@ import sqlalchemy.exc
 from sparsecc.errors import SparseccError
 from sparsecc.evaluation import Evaluation
 from sparsecc.progress import track
+from sparsecc.projections import HEAD
 from sparsecc.recipe import Recipe
-from sparsecc.scaled_recipe import ScaledRecipe
+from sparsecc.scaled_recipe import Group, ScaledRecipe
 from sparsecc.threshold_session import Thresholds, ThresholdSession
 
 LARGEST_FACTOR = 2.0
@@ -44,6 +45,7 @@ _IN_WORDS = {
     "target_sparsity": "sparsity",
     "search_tokens": "number of tokens",
     "search_window": "window",
+    "thresholds": "number of thresholds",
 }
 """What must be the same for all workers, where a person would say it otherwise."""
 _FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -111,7 +113,7 @@ class AllocationSearch:
             yield
 
     def _value(self, trial: optuna.Trial) -> float:
-        names = dict.fromkeys(name for group in self._scaled.groups for name in (f"layer {group.layer}", group.kind))
+        names = dict.fromkeys(name for group in self._scaled.groups for name in _scale_names(group))
         bound = math.log(LARGEST_FACTOR)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         scales = {name: trial.suggest_float(name, -bound, bound) for name in names}
@@ -131,8 +133,7 @@ class AllocationSearch:
     def _candidate(self, scales: Mapping[str, float]) -> Recipe:
         """The recipe for logarithms of what layers and kinds scale their thresholds by; 0 where they say nothing."""
         factors = [
-            math.exp(scales.get(f"layer {group.layer}", 0.0) + scales.get(group.kind, 0.0))
-            for group in self._scaled.groups
+            math.exp(sum(scales.get(name, 0.0) for name in _scale_names(group))) for group in self._scaled.groups
         ]
         return self._scaled.within_budget(factors, self._sparsity)
 
@@ -143,6 +144,11 @@ class AllocationSearch:
 
     def _finished(self) -> int:
         return len(self._study.get_trials(deepcopy=False, states=_FINISHED))
+
+
+def _scale_names(group: Group) -> tuple[str, ...]:
+    """What scales a group's thresholds: its layer and its kind; the head is in no layer."""
+    return (group.kind,) if group.kind == HEAD else (f"layer {group.layer}", group.kind)
 
 
 def _thresholds(recipe: Recipe) -> Thresholds:

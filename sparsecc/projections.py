@@ -39,6 +39,8 @@ PASS_THROUGH_OPS = {  # what may lie between a projection and the operator that 
     "Transpose",
     "Unsqueeze",
 }
+HEAD_FOLLOWED_BY = {"Add", "Cast", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Tanh"}
+"""What may lie between the head and the logits that a graph gives out."""
 HEAD = "head"
 """The kind of the language-model head."""
 MAX_FORKS = 6
@@ -119,7 +121,7 @@ def budgeted_projections(graph: ir.Graph, names: Collection[str]) -> list[Projec
 
 
 def find_head(graph: ir.Graph) -> Projection | None:
-    """The language-model head: the last product with a constant matrix, where that serves no layer."""
+    """The language-model head: the product with a constant matrix whose output the graph gives out as logits."""
     return _head_after(graph, find_projections(graph))
 
 
@@ -145,12 +147,27 @@ def find_projections(graph: ir.Graph) -> list[Projection]:
 
 
 def _head_after(graph: ir.Graph, projections: list[Projection]) -> Projection | None:
-    last = next((node for node in reversed(graph) if is_linear(node)), None)
-    if last is None or any(projection.node is last for projection in projections):
+    of_layers = {projection.node for projection in projections}
+    heads = (node for node in reversed(graph) if is_linear(node) and node not in of_layers and not is_added(node))
+    head = next(filter(_makes_logits, heads), None)
+    if head is None:
         return None
     layers = 1 + max((projection.layer for projection in projections), default=-1)
-    name = _unique_label(last, layers, HEAD, {projection.name for projection in projections})
-    return Projection(name, layers, HEAD, last)
+    name = _unique_label(head, layers, HEAD, {projection.name for projection in projections})
+    return Projection(name, layers, HEAD, head)
+
+
+def _makes_logits(linear: ir.Node) -> bool:
+    reached = [linear.outputs[0]]
+    seen = set(reached)
+    while reached:
+        value = reached.pop()
+        if value.is_graph_output():
+            return True
+        ahead = {node.outputs[0] for node in value.consumers() if node.op_type in HEAD_FOLLOWED_BY}
+        reached.extend(ahead - seen)
+        seen |= ahead
+    return False
 
 
 def is_linear(node: ir.Node) -> bool:

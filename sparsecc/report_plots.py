@@ -8,14 +8,16 @@ from matplotlib.figure import Figure
 
 from sparsecc.benchmark import Speed
 from sparsecc.inline_svg import COLORS, count_along, legend_above, line_styles, new_plot
+from sparsecc.projections import HEAD
 from sparsecc.recipe import ProjectionRecipe
 
 
 def sparsity_plot(projections: Sequence[ProjectionRecipe]) -> Figure:
-    """The share of weight rows that each projection skips on the calibration text, by layer."""
+    """The share of weight rows that each projection of a layer skips on the calibration text, by layer."""
     figure, axes = new_plot("layer", "weight rows skipped, %")
-    for kind, style in line_styles(list(dict.fromkeys(entry.kind for entry in projections))):
-        entries = sorted((entry.layer, entry.calibrated_sparsity) for entry in projections if entry.kind == kind)
+    of_layers = [entry for entry in projections if entry.kind != HEAD]
+    for kind, style in line_styles(list(dict.fromkeys(entry.kind for entry in of_layers))):
+        entries = sorted((entry.layer, entry.calibrated_sparsity) for entry in of_layers if entry.kind == kind)
         layers, shares = zip(*entries, strict=True)
         axes.plot(layers, [100 * share for share in shares], label=kind, alpha=0.85, **style)
     axes.set_ylim(0, 100)

@@ -76,16 +76,17 @@ def search(
         windows = _windows(dense, source, tokens)
         statistics = load_statistics(dense, source, tokens=DEFAULT_TOKENS, threads=threads)
         base = make_recipe(dense, statistics, method, sparsity, source, threads=threads, scratch=scratch)
+        graph = load_model(dense.model_path).graph
+        projections = budgeted_projections(graph, {entry.name for entry in base.projections})
+        scaled = ScaledRecipe(base, dense, projections, windows, threads=threads)
         identity = {
             **dataclasses.asdict(statistics.calibration),
             "method": method,
             "target_sparsity": sparsity,
             "search_tokens": windows.tokens,
             "search_window": windows.window,
+            "thresholds": len(scaled.groups),
         }
-        graph = load_model(dense.model_path).graph
-        projections = budgeted_projections(graph, {entry.name for entry in base.projections})
-        scaled = ScaledRecipe(base, dense, projections, windows, threads=threads)
         scaled.within_budget([1.0] * len(scaled.groups), sparsity)  # before anything is written
         shared = open_study(storage or _beside(output), study or f"{method}-{sparsity:g}", identity)
         worker = AllocationSearch(shared, scaled, ThresholdSession(dense, windows, threads=threads), sparsity)

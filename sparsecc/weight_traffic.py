@@ -22,7 +22,7 @@ class Traffic:
     Attributes:
         sparsity: the share of projection bytes that is not read, over the whole model; what a method added beside
             the projections, such as low-rank branches, counts as read. The language-model head is one of the
-            projections where some of its rows are skipped, and else none, as in most methods' papers.
+            projections where it is thresholded, and else none, as in most methods' papers.
         sparsity_by_kind: the same for each kind of projection.
         bytes_per_token: the bytes of all matrix products that are read, the head's among them.
     """
@@ -44,14 +44,17 @@ class WeightTraffic:
         self.added_bytes = sum(map(_constant_bytes, filter(is_added, others)))
 
     def of(self, active_rows: Mapping[str, float]) -> Traffic:
-        """The traffic where a token reads so many rows of the named projections, and all rows of the others."""
+        """The traffic where a token reads so many rows of the named projections, and all rows of the others.
+
+        A head that is not named is not thresholded.
+        """
         skipped: defaultdict[str, float] = defaultdict(float)
         stored: defaultdict[str, float] = defaultdict(float)
         others: float = self._others
         for projection in self.projections:
             row_bytes = self.row_bytes[projection.name]
             idle_rows = projection.rows - active_rows.get(projection.name, projection.rows)
-            if projection.kind == HEAD and not idle_rows:
+            if projection.kind == HEAD and projection.name not in active_rows:
                 others += projection.rows * row_bytes
                 continue
             skipped[projection.kind] += idle_rows * row_bytes

@@ -12,8 +12,10 @@ from sparsecc.compilation import write_sparse_artifact
 from sparsecc.evaluation import evaluate
 from sparsecc.fusion import unfuse
 from sparsecc.inspection import inspect
+from sparsecc.methods.fisher import thresholdable
 from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.model_file import load_model
+from sparsecc.operators import ADDED
 from sparsecc.projections import HEAD, find_head, find_projections, projections_and_head
 from sparsecc.recipe import Recipe
 from sparsecc.session import open_session, run_prompt
@@ -76,6 +78,35 @@ def test_it_comes_after_the_projections_of_all_layers(dense):
     assert projections == find_projections(graph)
     assert (head.kind, head.layer, head.name) == (HEAD, 8, "/lm_head")
     assert (head.channels, head.outputs) == (384, 8192)
+
+
+def test_what_a_method_added_is_no_head(dense):
+    """In a model whose head is onnxruntime's MatMulNBits a low-rank branch may be the last product."""
+    graph = load_model(dense.model_path).graph
+    find_head(graph).node.metadata_props[ADDED] = "low-rank branch"
+    assert find_head(graph) is None
+    assert projections_and_head(graph) == find_projections(graph)
+
+
+def test_what_makes_no_logits_is_no_head(dense):
+    graph = load_model(dense.model_path).graph
+    logits = find_head(graph).node.outputs[0]
+    graph.outputs.remove(logits)
+    assert find_head(graph) is None
+    scaled = ir.node("Mul", [logits, logits])
+    graph.append(scaled)
+    graph.outputs.append(scaled.outputs[0])
+    assert find_head(graph).node is logits.producer()
+
+
+def test_a_head_that_int4_cannot_store_stays_whole(dense):
+    """Rows of an odd number of weights would be int8."""
+    graph = load_model(dense.model_path).graph
+    head = find_head(graph)
+    assert thresholdable(graph, "int4") == projections_and_head(graph)
+    head.weight.const_value = ir.tensor(np.zeros((head.channels, head.outputs - 1), np.float32))
+    assert thresholdable(graph, "int4") == find_projections(graph)
+    assert thresholdable(graph, "int8") == projections_and_head(graph)
 
 
 @pytest.mark.parametrize("weights", WEIGHT_TYPES)

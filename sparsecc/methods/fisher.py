@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsecc import histogram
@@ -17,7 +18,7 @@ from sparsecc.methods.model_budget import beyond_reach
 from sparsecc.methods.projection_entry import projection_entry
 from sparsecc.model_file import load_model
 from sparsecc.progress import track
-from sparsecc.projections import Projection, projections_and_head
+from sparsecc.projections import HEAD, Projection, projections_and_head
 from sparsecc.recipe import ProjectionRecipe, Recipe
 from sparsecc.text import TokenWindows
 from sparsecc.threshold_session import ThresholdSession
@@ -60,7 +61,7 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
         sparsity,
         thresholded(
             model.dense,
-            projections_and_head(load_model(model.dense.model_path).graph),
+            thresholdable(load_model(model.dense.model_path).graph, model.weights),
             windows,
             budget_windows(windows),
             sparsity,
@@ -69,6 +70,15 @@ def fisher(model: CalibratedModel, sparsity: float) -> Recipe:
         ),
         model.statistics.calibration,
     )
+
+
+def thresholdable(graph: ir.Graph, weights: str) -> list[Projection]:
+    """The projections and the head, but no head that would be stored in more bits than where it is read whole.
+
+    In int4 that is one with an odd vocabulary, since two weights of a row share a byte.
+    """
+    found = projections_and_head(graph)
+    return [entry for entry in found if entry.kind != HEAD or weights != "int4" or entry.outputs % 2 == 0]
 
 
 def thresholded(

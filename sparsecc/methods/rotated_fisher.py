@@ -8,9 +8,8 @@ from pathlib import Path
 
 from sparsecc.errors import MisfitError, runtime_failures
 from sparsecc.methods.calibrated_model import CalibratedModel
-from sparsecc.methods.fisher import budget_windows, outputs_behind, thresholded
+from sparsecc.methods.fisher import budget_windows, outputs_behind, thresholdable, thresholded
 from sparsecc.model_file import load_model
-from sparsecc.projections import projections_and_head
 from sparsecc.recipe import Recipe, Rotations
 from sparsecc.residual_rotation import learn_rotation, observe_stream
 from sparsecc.residual_stream import UnknownResidualStreamError, find_residual_stream
@@ -41,18 +40,20 @@ def rotated_fisher(model: CalibratedModel, sparsity: float) -> Recipe:
         stream = find_residual_stream(graph)
     except UnknownResidualStreamError as error:
         raise MisfitError(f"{_NAME} does not fit this model: {error}; use another method") from error
-    projections, windows = projections_and_head(graph), model.calibration_windows
+    projections, windows = thresholdable(graph, model.weights), model.calibration_windows
     if sparsity == 0:
         entries = thresholded(model.dense, projections, windows, windows, sparsity, method=_NAME)
         return Recipe(_NAME, sparsity, entries, model.statistics.calibration)
     budget, learned_on = _halves(windows)
-    observed = observe_stream(model.dense, stream.gains, outputs_behind(projections), learned_on)
+    outputs = outputs_behind(projections)
+    gains = {name: gain for name, gain in stream.gains.items() if name in outputs}
+    observed = observe_stream(model.dense, gains, outputs, learned_on)
     with runtime_failures("a rotation cannot be learned"):
         basis = learn_rotation(observed, sparsity)
     recipe = Recipe(_NAME, sparsity, (), model.statistics.calibration, rotations=Rotations((basis,) * stream.layers))
     with tempfile.TemporaryDirectory(prefix="sparsecc-rotated-", dir=model.scratch) as scratch:
         rotated = restructured(model.dense, recipe, Path(scratch))
-        projections = projections_and_head(load_model(rotated.model_path).graph)
+        projections = thresholdable(load_model(rotated.model_path).graph, model.weights)
         entries = thresholded(rotated, projections, windows, budget, sparsity, method=_NAME, threads=model.threads)
     return dataclasses.replace(recipe, projections=entries)
 
