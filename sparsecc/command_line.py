@@ -105,7 +105,9 @@ def compile_command(
     sparsity: Annotated[
         float | None,
         typer.Option(
-            help="The share of the projections' weights to skip, in [0, 1).", show_default=str(DEFAULT_SPARSITY)
+            help="The share of the projections' weights to skip, in [0, 1); the head is one of them for the methods "
+            "that threshold it: best, fisher and rotated-fisher.",
+            show_default=str(DEFAULT_SPARSITY),
         ),
     ] = None,
     recipe: Annotated[
@@ -532,7 +534,10 @@ def _evaluation_table(results: Sequence[dict[str, Any]], *, has_reference: bool)
         columns[2:2] = ["KL, nats", "top-1"]
         for row, r in zip(rows, results, strict=True):
             row[2:2] = [f"{r['kl_divergence']:.4f}", f"{r['top1_agreement']:.1%}"]
-    explanation = "MB/token: weights that decoding a token reads"
+    explanation = (
+        "sparsity: projection weights not read, the head's among them where it is thresholded; "
+        "MB/token: weights that decoding a token reads"
+    )
     if has_reference:
         explanation += "\nKL, top-1: divergence from the reference, and how often both find one token likeliest"
     return _table(tuple(columns), [tuple(row) for row in rows]), explanation

@@ -33,7 +33,8 @@ def _findings(measurements: Measurements) -> Iterator[str]:
     dense, sparse = measurements.dense, measurements.sparse
     before, after = measurements.dense_speed.decode_tokens_per_s, measurements.sparse_speed.decode_tokens_per_s
     rise = sparse.perplexity / dense.perplexity - 1
-    yield f"{100 * sparse.sparsity:.1f} % of the bytes of projection weights are not read."
+    head = ", the language-model head's among them," if HEAD in sparse.sparsity_by_kind else ""
+    yield f"{100 * sparse.sparsity:.1f} % of the bytes of projection weights{head} are not read."
     yield (
         f"Perplexity {'rises' if rise >= 0 else 'falls'} by {100 * abs(rise):.1f} %, from {dense.perplexity:.2f} to "
         f"{sparse.perplexity:.2f}."

@@ -24,11 +24,13 @@ $ python tests/benchmarks/leaderboard.py MODEL... -o docs/leaderboard --corpus F
 by the [protocol](architecture.md#how-quality-and-speed-are-measured): thresholds are calibrated on one text and quality
 is measured on as many tokens of another, every token thresholded, through onnxruntime on the compiled model. What a
 method skips on another text differs from its target, so compare at the bytes that were read: those of all matrix
-products, the head included. int3 and int2 are dense models rounded by GPTQ as int4 is, for comparison; their bytes are
+products, the head included. `fisher` and `rotated-fisher` skip rows of the head as well, and the head counts among the
+projections then; `fisher, head whole` and `rotated-fisher, head whole` are what they did before, and more points of
+those were measured. int3 and int2 are dense models rounded by GPTQ as int4 is, for comparison; their bytes are
 counted as if there were such storage. `wisparse` follows what the abstract of its paper says, and `larosa` also rotates
 what o reads. Some methods give a little more or less with another number of threads; this is `--threads 1`. Some rows
-are older, in blocks of 32 where models have 64 now: of books-82m all of `rotated-fisher` in int8 and int4, `teal` in
-int4 at 60 and 70 % and in int8 at 70 %; of books-16m `rotated-fisher` in int8 from 50 % on.
+are older, in blocks of 32 where models have 64 now: of books-82m all of `rotated-fisher, head whole` in int8 and int4,
+`teal` in int4 at 60 and 70 % and in int8 at 70 %; of books-16m `rotated-fisher, head whole` in int8 from 50 % on.
 
 To skip many weights, take `rotated-fisher`, which is what `--method best` takes for models of Llama's kind, but for
 int4 weights below 30 %, which lose more by a rotation than it spares; to read fewer bytes than a dense int4 model,
