@@ -259,6 +259,7 @@ def write_sparse_artifact(
     ):
         dense = restructured(dense, recipe, Path(restructuring))
         model = load_model(dense.model_path)
+        require_projections(model, dense.model_path)
         storage = storage_passes(
             dense,
             budgeted_projections(model.graph, {entry.name for entry in recipe.projections}),
