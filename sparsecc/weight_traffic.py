@@ -40,7 +40,8 @@ class WeightTraffic:
         self.row_bytes = {projection.name: _row_bytes(projection) for projection in self.projections}
         sparse = {projection.node for projection in self.projections}
         others = [node for node in graph if _is_product(node) and node not in sparse]
-        self._others = sum(map(_constant_bytes, others))
+        of_projections = sum(projection.rows * self.row_bytes[projection.name] for projection in self.projections)
+        self._bytes = sum(map(_constant_bytes, others)) + of_projections
         self.added_bytes = sum(map(_constant_bytes, filter(is_added, others)))
 
     def of(self, active_rows: Mapping[str, float]) -> Traffic:
@@ -50,18 +51,16 @@ class WeightTraffic:
         """
         skipped: defaultdict[str, float] = defaultdict(float)
         stored: defaultdict[str, float] = defaultdict(float)
-        others: float = self._others
         for projection in self.projections:
+            if projection.kind == HEAD and projection.name not in active_rows:
+                continue
             row_bytes = self.row_bytes[projection.name]
             idle_rows = projection.rows - active_rows.get(projection.name, projection.rows)
-            if projection.kind == HEAD and projection.name not in active_rows:
-                others += projection.rows * row_bytes
-                continue
             skipped[projection.kind] += idle_rows * row_bytes
             stored[projection.kind] += projection.rows * row_bytes
         total, saved = sum(stored.values()), sum(skipped.values())
         by_kind = {kind: skipped[kind] / stored[kind] for kind in stored}
-        return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, others + total - saved)
+        return Traffic((saved - self.added_bytes) / total if stored else 0.0, by_kind, self._bytes - saved)
 
 
 def _row_bytes(projection: Projection) -> float:

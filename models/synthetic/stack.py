@@ -237,7 +237,7 @@ def _write_recipe(artifact: Artifact, depth: int, layers: int, directory: Path) 
     entries = [entry for entry in document["projections"] if entry["layer"] == depth - 1]
     behind = [entry for entry in document["projections"] if entry["layer"] == depth]
     copies = [_entry_of_copy(entry, depth - 1, layer) for layer in range(depth, layers) for entry in entries]
-    kept = [entry for entry in document["projections"] if entry not in behind]
+    kept = [entry for entry in document["projections"] if entry["layer"] != depth]
     document["projections"] = [*kept, *copies, *(_entry_of_copy(entry, depth, layers) for entry in behind)]
     (directory / RECIPE_NAME).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 

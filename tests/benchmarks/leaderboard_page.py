@@ -130,6 +130,7 @@ def frontier(points, model):
         if point["model"] == model and "perplexity" in point:
             lines.setdefault((point["method"], point["weights"]), []).append(point)
     dense = sorted((point for (method, _), line in lines.items() if method == DENSE for point in line), key=bytes_of)
+    methods = methods_of(lines)
     for (method, weights), line in lines.items():
         if method == DENSE:
             continue
@@ -138,7 +139,7 @@ def frontier(points, model):
             [bytes_of(p) for p in shown],
             [p["perplexity"] for p in shown],
             {"fp32": "-", "int8": "--", "int4": ":"}[weights],
-            color=COLORS[methods_of(lines).index(method)],
+            color=COLORS[methods.index(method)],
             marker=".",
             label=f"{method}, {weights}",
         )
