@@ -3,67 +3,77 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <vector>
+#include <memory>
 
 #include "panels.h"
 #include "tensor.h"
 
 namespace sparsecc {
 
-// to[channel, row] = values[row, channel] of some rows and active channels.
-inline void Transpose(const Product& product, Range rows, Range active, float* to) {
-  const size_t count = rows.end - rows.begin;
-  for (size_t r = 0; r < count; ++r) {
-    const float* values = product.values + (rows.begin + r) * product.active;
-    for (size_t k = active.begin; k < active.end; ++k) to[(k - active.begin) * count + r] = values[k];
+// Rows of values [rows, stride], of which some channels are multiplied.
+struct Values {
+  const float* data;
+  size_t stride;
+};
+
+// Adds values[rows] times the weights of some panels to the sums. Fetches what `ahead` says.
+inline void MultiplyAsFloats(const Kernels& kernels, const Product& product, const Values& values, Range rows,
+                             const Panels& panels, Sums& sums, PanelsAhead ahead) {
+  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
+  const Weights& weights = product.weights;
+  const auto [active, stripe] = panels;
+  const size_t count = active.end - active.begin;
+  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
+  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
+    for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
+      kernels.multiply_panel({values.data + row * values.stride, values.stride, std::min(kPanelRows, rows.end - row),
+                              unpacked + (column - stripe.begin) * count, count, sums.At(row, column), sums.stride(),
+                              std::min(kPanelColumns, stripe.end - column), ahead});
+    }
   }
 }
 
-// The values tile by tile, each transposed in groups of kPanelRows rows. Rows of values often lie a multiple of 4 KiB
-// apart, and would compete for the same few lines of the cache.
-class FloatValues {
+// Keeps a copy of the values tile by tile: their rows often lie a multiple of 4 KiB apart, and would compete for the
+// same few lines of the cache.
+class FloatPanels {
  public:
-  static constexpr size_t kTileRows = 32 * kPanelRows;
+  // Values, weights and outputs stay in the second-level cache, with the weights of the panels that come next. Rows
+  // that lie a power of two apart share few of the places where the processor remembers pages, so a tile's rows span no
+  // more than half of the memory that it remembers, if fewer channels would not cost more than that.
+  static TileShape Tile(const Weights& weights) {
+    constexpr size_t kSpan = size_t{4} << 20, kFewestChannels = kTileChannels / 2;
+    const size_t channels = kSpan * 8 / BitsPerWeight(weights.type) / weights.columns / kFetchChannels * kFetchChannels;
+    return {32 * kPanelRows, std::clamp(channels, kFewestChannels, kTileChannels), 4 * kPanelColumns};
+  }
 
-  FloatValues(const Call& call, const Product& product) : active_(product.active), data_(product.rows * active_) {
-    call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) {
-      const size_t first = group * kPanelRows;
-      const Range rows = {first, std::min(first + kPanelRows, product.rows)};
-      Transpose(product, rows, {0, active_}, data_.data() + first * active_);
+  FloatPanels(const Call& call, const Kernels& kernels, const Product& product)
+      : kernels_(kernels), product_(product), values_(new float[product.rows * product.active]) {
+    const size_t rows = product.rows, height = Tile(product.weights).channels;
+    call.Parallel(PartsOf(product.active, height), [&](size_t tile) {
+      const Range active = {tile * height, std::min((tile + 1) * height, product.active)};
+      float* to = values_.get() + rows * active.begin;
+      for (size_t row = 0; row < rows; ++row) {
+        const float* from = product.values + row * product.active;
+        to = std::copy(from + active.begin, from + active.end, to);
+      }
     });
   }
 
-  // Adds the values times the weights of some panels to sums[rows, kUnpackedColumns], and fetches the weights of the
-  // next ones.
-  void MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels, Panels next,
-                      float* sums) const {
-    alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
-    const Weights& weights = product.weights;
+  // Adds some rows of values, times the weights of some panels, to the sums, and fetches the weights of the next ones.
+  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const {
     const auto [active, stripe] = panels;
-    const size_t count = active.end - active.begin;
-    PanelsAhead ahead(product, next,
-                      PartsOf(rows.end - rows.begin, kPanelRows) * PartsOf(stripe.end - stripe.begin, kPanelColumns));
-    kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
-    for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
-      for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
-        ahead.Step();
-        const size_t group_rows = std::min(kPanelRows, rows.end - row);
-        kernels.multiply_panel({Group(row, group_rows, active.begin), group_rows,
-                                unpacked + (column - stripe.begin) * count, count,
-                                sums + (row - rows.begin) * kUnpackedColumns + column - stripe.begin, kUnpackedColumns,
-                                std::min(kPanelColumns, stripe.end - column)});
-      }
-    }
+    const size_t products =
+        PartsOf(rows.end - rows.begin, kPanelRows) * PartsOf(stripe.end - stripe.begin, kPanelColumns);
+    const size_t fetches = products * ((active.end - active.begin) / kFetchChannels);
+    MultiplyAsFloats(kernels_, product_, In(active), rows, panels, sums, Ahead(product_, next, fetches));
   }
 
  private:
-  // The group of rows that begins with `row`: [channels of the tile, rows of the group].
-  const float* Group(size_t row, size_t group_rows, size_t first_active) const {
-    return data_.data() + row * active_ + group_rows * first_active;
-  }
+  Values In(Range active) const { return {values_.get() + product_.rows * active.begin, active.end - active.begin}; }
 
-  size_t active_;
-  std::vector<float> data_;
+  const Kernels& kernels_;
+  const Product& product_;
+  std::unique_ptr<float[]> values_;  // [tiles][rows, channels of the tile]
 };
 
 }  // namespace sparsecc

@@ -5,6 +5,7 @@
 
 #include "float_panels.h"
 #include "half.h"
+#include "kernels/panels_ahead.h"
 
 namespace sparsecc {
 namespace {
@@ -65,22 +66,10 @@ void GatherScales(const Product& product, Range active, Range blocks, uint16_t (
   }
 }
 
-// Adds the product of a group of rows with some weights in floats, whatever they are. Not inlined: it is seldom called
-// and takes much of the stack.
-__attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product& product, Range rows, Panels panels,
-                                           float* sums) {
-  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
-  float values[kTileChannels * kPanelRows];
-  const auto [active, stripe] = panels;
-  const size_t count = active.end - active.begin, group_rows = rows.end - rows.begin;
-  Transpose(product, rows, active, values);
-  const Weights& weights = product.weights;
-  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
-  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
-    kernels.multiply_panel({values, group_rows, unpacked + (column - stripe.begin) * count, count,
-                            sums + column - stripe.begin, kUnpackedColumns,
-                            std::min(kPanelColumns, stripe.end - column)});
-  }
+// Not inlined: it is seldom called and takes much of the stack.
+__attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product& product, Range rows,
+                                           const Panels& panels, Sums& sums) {
+  MultiplyAsFloats(kernels, product, {product.values + panels.active.begin, product.active}, rows, panels, sums, {});
 }
 
 }  // namespace
@@ -90,19 +79,22 @@ bool HasIntegerPanels(const Kernels& kernels, const Weights& weights) {
   return kernels.unpack_integers[weights.type] != nullptr && weights.block % kPanelColumns == 0 && is_whole_bytes;
 }
 
-IntegerValues::IntegerValues(const Call& call, const Product& product)
-    : tiles_(PartsOf(product.active, kTileChannels)), groups_(PartsOf(product.rows, kPanelRows) * tiles_) {
-  call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) { Pack(product, group * kPanelRows); });
+IntegerPanels::IntegerPanels(const Call& call, const Kernels& kernels, const Product& product)
+    : kernels_(kernels),
+      product_(product),
+      tiles_(PartsOf(product.active, kTileChannels)),
+      groups_(PartsOf(product.rows, kPanelRows) * tiles_) {
+  call.Parallel(PartsOf(product.rows, kPanelRows), [&](size_t group) { Pack(group * kPanelRows); });
 }
 
-void IntegerValues::Pack(const Product& product, size_t first_row) {
-  const size_t rows = std::min(kPanelRows, product.rows - first_row);
-  for (size_t first = 0; first < product.active; first += kTileChannels) {
+void IntegerPanels::Pack(size_t first_row) {
+  const size_t rows = std::min(kPanelRows, product_.rows - first_row);
+  for (size_t first = 0; first < product_.active; first += kTileChannels) {
     Group& group = groups_[first_row / kPanelRows * tiles_ + first / kTileChannels];
-    const size_t count = std::min(kTileChannels, product.active - first);
+    const size_t count = std::min(kTileChannels, product_.active - first);
     group.is_usual = true;
     for (size_t r = 0; r < rows; ++r) {
-      const float* values = product.values + (first_row + r) * product.active + first;
+      const float* values = product_.values + (first_row + r) * product_.active + first;
       const float largest = Largest(values, count);
       group.is_usual &= IsUsual(largest);
       group.units[r] = largest / kLargestInteger;
@@ -115,34 +107,31 @@ void IntegerValues::Pack(const Product& product, size_t first_row) {
   }
 }
 
-void IntegerValues::MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels,
-                                   Panels next, float* sums) const {
+void IntegerPanels::Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const {
   alignas(64) int16_t unpacked[kTilePairs * kUnpackedColumns * 2];
   uint16_t halves[kUnpackedColumns / kPanelColumns][kTileChannels] = {};
-  const Weights& weights = product.weights;
+  const Weights& weights = product_.weights;
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin, pairs = PartsOf(count, 2);
   const Range blocks = {stripe.begin / weights.block, (stripe.end - 1) / weights.block + 1};
-  GatherScales(product, active, blocks, halves);
-  kernels.unpack_integers[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
+  GatherScales(product_, active, blocks, halves);
+  kernels_.unpack_integers[weights.type](weights, product_.indices + active.begin, count, stripe, unpacked);
   const size_t groups = PartsOf(rows.end - rows.begin, kPanelRows);
-  PanelsAhead ahead(product, next, groups * (blocks.end - blocks.begin));
+  PanelsAhead ahead = Ahead(product_, next, groups * (blocks.end - blocks.begin));
   for (size_t block = blocks.begin; block < blocks.end; ++block) {
     const BlockScales scales(weights, halves[block - blocks.begin]);
     const size_t first = block * weights.block;  // a block may reach far beyond the last column
     const Stripe columns = {std::max(stripe.begin, first), first + std::min(stripe.end - first, weights.block)};
-    const size_t offset = columns.begin - stripe.begin;
     for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
-      ahead.Step();
+      FetchLines(ahead);
       const Group& group = GroupAt(row, active.begin);
       const size_t group_rows = std::min(kPanelRows, rows.end - row);
-      float* to = sums + (row - rows.begin) * kUnpackedColumns + offset;
       if (!scales.is_finite || !group.is_usual) {
-        AddInFloats(kernels, product, {row, row + group_rows}, {active, columns}, to);
+        AddInFloats(kernels_, product_, {row, row + group_rows}, {active, columns}, sums);
       } else {
-        kernels.multiply_integers({group.integers[0][0], scales.integers[0], group.units, scales.unit, group_rows,
-                                   unpacked + offset * pairs * 2, pairs, to, kUnpackedColumns,
-                                   columns.end - columns.begin});
+        kernels_.multiply_integers({group.integers[0][0], scales.integers[0], group.units, scales.unit, group_rows,
+                                    unpacked + (columns.begin - stripe.begin) * pairs * 2, pairs,
+                                    sums.At(row, columns.begin), sums.stride(), columns.end - columns.begin});
       }
     }
   }

@@ -28,17 +28,17 @@ namespace sparsecc {
 // Whether the kernels have integer panels for weights of this type and shape.
 bool HasIntegerPanels(const Kernels& kernels, const Weights& weights);
 
-// The values as integers of 16 bits, tile by tile, in groups of kPanelRows rows.
-class IntegerValues {
+// Keeps the values as integers of 16 bits, tile by tile, in groups of kPanelRows rows.
+class IntegerPanels {
  public:
-  static constexpr size_t kTileRows = 64 * kPanelRows;
+  // So many columns that each row of weights is read a cache line at a time, or half of one.
+  static TileShape Tile(const Weights&) { return {64 * kPanelRows, kTileChannels, kUnpackedColumns}; }
 
-  IntegerValues(const Call& call, const Product& product);
+  IntegerPanels(const Call& call, const Kernels& kernels, const Product& product);
 
-  // Adds the values times the weights of some panels to sums[rows, kUnpackedColumns], and fetches the weights of the
-  // next ones. Values that are infinite, NaN or of extreme size, and infinite or NaN scales, are added in floats.
-  void MultiplyPanels(const Kernels& kernels, const Product& product, Range rows, Panels panels, Panels next,
-                      float* sums) const;
+  // Adds some rows of values, times the weights of some panels, to the sums, and fetches the weights of the next ones.
+  // Values that are infinite, NaN or of extreme size, and infinite or NaN scales, are added in floats.
+  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const;
 
  private:
   struct Group {  // of rows, in the channels of a tile
@@ -47,11 +47,13 @@ class IntegerValues {
     bool is_usual;
   };
 
-  void Pack(const Product& product, size_t first_row);
+  void Pack(size_t first_row);
   const Group& GroupAt(size_t row, size_t first_active) const {
     return groups_[row / kPanelRows * tiles_ + first_active / kTileChannels];
   }
 
+  const Kernels& kernels_;
+  const Product& product_;
   size_t tiles_;
   std::vector<Group> groups_;
 };

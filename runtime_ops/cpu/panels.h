@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "kernels/kernels.h"
 #include "product.h"
@@ -19,48 +20,71 @@ struct Panels {
   Stripe stripe;
 };
 
-// All panels of some columns, of which there are some active channels: stripe after stripe, tile after tile.
+// How much of the product is done at a time.
+struct TileShape {
+  size_t rows, channels, columns;  // kTileChannels and kUnpackedColumns at most
+};
+
+// All panels of some columns: tile after tile of the active channels, and stripe after stripe in each. A tile's rows of
+// weights are often pages apart, and finding a page takes the processor longer than reading a line of it, but it
+// remembers some hundreds of them: so they are found once for all stripes.
 class PanelsOf {
  public:
-  PanelsOf(size_t active, Range columns) : active_(active), columns_(columns), tiles_(PartsOf(active, kTileChannels)) {}
+  PanelsOf(size_t active, Range columns, const TileShape& shape)
+      : active_(active),
+        columns_(columns),
+        shape_(shape),
+        stripes_(PartsOf(columns.end - columns.begin, shape.columns)) {}
 
-  size_t count() const { return PartsOf(columns_.end - columns_.begin, kUnpackedColumns) * tiles_; }
+  size_t count() const { return stripes_ * PartsOf(active_, shape_.channels); }
 
   Panels operator[](size_t index) const {
-    const size_t first = index % tiles_ * kTileChannels, begin = columns_.begin + index / tiles_ * kUnpackedColumns;
-    return {{first, std::min(first + kTileChannels, active_)},
-            {begin, std::min(begin + kUnpackedColumns, columns_.end)}};
+    const size_t first = index / stripes_ * shape_.channels;
+    const size_t begin = columns_.begin + index % stripes_ * shape_.columns;
+    return {{first, std::min(first + shape_.channels, active_)},
+            {begin, std::min(begin + shape_.columns, columns_.end)}};
   }
 
  private:
   size_t active_;
   Range columns_;
-  size_t tiles_;
+  TileShape shape_;
+  size_t stripes_;
 };
 
-// Brings the weights of panels into the second-level cache at an even pace, while the panels before them are
-// multiplied: else memory would be idle during the arithmetic, and the arithmetic during the unpacking.
-class PanelsAhead {
+// Sums of some rows and columns, apart from the product's outputs: rows of those often lie a multiple of 4 KiB apart,
+// and would compete for the same few lines of the cache.
+class Sums {
  public:
-  PanelsAhead(const Product& product, Panels panels, size_t steps)
-      : weights_(product.weights),
-        next_(product.indices + panels.active.begin),
-        end_(product.indices + panels.active.end),
-        column_(panels.stripe.begin),
-        bytes_((panels.stripe.end - panels.stripe.begin) * BitsPerWeight(weights_.type) / 8),
-        rows_per_step_((panels.active.end - panels.active.begin + steps - 1) / steps) {}
+  Sums(size_t rows, Range columns)
+      : first_column_(columns.begin),
+        stride_((columns.end - columns.begin + kPanelColumns - 1) / kPanelColumns * kPanelColumns + kPanelColumns),
+        data_(new float[rows * stride_]) {}
 
-  void Step() {
-    for (size_t i = 0; i < rows_per_step_ && next_ != end_; ++i, ++next_) {
-      const char* row = static_cast<const char*>(RowAt(weights_, static_cast<size_t>(*next_), column_));
-      for (size_t byte = 0; byte < bytes_; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
+  void Clear(Range rows) {
+    first_row_ = rows.begin;
+    std::fill_n(data_.get(), (rows.end - rows.begin) * stride_, 0.0f);
   }
 
+  size_t stride() const { return stride_; }
+  float* At(size_t row, size_t column) { return data_.get() + (row - first_row_) * stride_ + column - first_column_; }
+
  private:
-  const Weights& weights_;
-  const int64_t *next_, *end_;
-  size_t column_, bytes_, rows_per_step_;
+  size_t first_row_ = 0, first_column_, stride_;
+  std::unique_ptr<float[]> data_;
 };
+
+// What has to be fetched for these panels, if it is to be done by so many fetches.
+inline PanelsAhead Ahead(const Product& product, const Panels& panels, size_t fetches) {
+  const auto [active, stripe] = panels;
+  PanelsAhead ahead;
+  ahead.weights = &product.weights;
+  ahead.next = product.indices + active.begin;
+  ahead.end = product.indices + active.end;
+  ahead.column = stripe.begin;
+  ahead.bytes = (stripe.end - stripe.begin) * BitsPerWeight(product.weights.type) / 8;
+  ahead.lines_per_fetch = PartsOf((active.end - active.begin) * PartsOf(ahead.bytes, 64), std::max<size_t>(fetches, 1));
+  return ahead;
+}
 
 }  // namespace sparsecc

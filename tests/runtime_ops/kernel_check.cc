@@ -343,19 +343,29 @@ class Check {
   }
 
   void CheckPanel(size_t rows, size_t columns, size_t count) {
-    Guarded<float> values(count * rows), panel(count * kPanelColumns);
-    const size_t stride = columns + Below(random_, 5);
+    const size_t values_stride = count + Below(random_, 5), stride = columns + Below(random_, 5);
+    Guarded<float> values((rows - 1) * values_stride + count), panel(count * kPanelColumns);
     Guarded<float> out((rows - 1) * stride + columns);
     for (Guarded<float>* numbers : {&values, &panel, &out}) {
       for (float& number : *numbers) number = Normal(random_);
     }
     const std::vector<float> before(out.begin(), out.end());
-    kernels_.multiply_panel({values.data(), rows, panel.data(), count, out.data(), stride, columns});
+    const Matrix next({kFloat32, 9, 40, 1}, random_);
+    const Weights weights = next.weights();
+    const int64_t rows_ahead[] = {8, 0, 3};
+    PanelsAhead ahead;
+    ahead.weights = &weights;
+    ahead.next = std::begin(rows_ahead);
+    ahead.end = std::end(rows_ahead);
+    ahead.bytes = 160;
+    ahead.lines_per_fetch = 2;
+    kernels_.multiply_panel(
+        {values.data(), values_stride, rows, panel.data(), count, out.data(), stride, columns, ahead});
     for (size_t i = 0; i < before.size(); ++i) {
       const size_t row = i / stride, column = i % stride;
       double expected = before[i], terms = std::abs(expected);
       for (size_t k = 0; k < count && column < columns; ++k) {
-        const double term = static_cast<double>(values[k * rows + row]) * panel[k * kPanelColumns + column];
+        const double term = static_cast<double>(values[row * values_stride + k]) * panel[k * kPanelColumns + column];
         expected += term;
         terms += std::abs(term);
       }

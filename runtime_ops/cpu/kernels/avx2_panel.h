@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "avx2_vectors.h"
+#include "panels_ahead.h"
 #include "portable.h"
 
 namespace sparsecc {
@@ -71,19 +72,31 @@ template <size_t kRows>
 __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
   __m256 sums[kRows][2];
 #pragma GCC unroll 6
-  for (size_t r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
-  const float *values = product.values, *panel = product.panel;
-  const float* const end = values + product.count * kRows;
-#pragma GCC unroll 4
-  for (; values != end; values += kRows, panel += kPanelColumns) {
+  for (size_t r = 0; r < kRows; ++r) {
+    sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+    _mm_prefetch(product.out + r * product.out_stride, _MM_HINT_T0);
+  }
+  const float *values = product.values, *panel = product.panel, *const end = values + product.count;
+  const size_t stride = product.values_stride;
+  PanelsAhead ahead = product.ahead;
+  const auto add_channel = [&]() __attribute__((always_inline)) {
     const __m256 first = _mm256_load_ps(panel), second = _mm256_load_ps(panel + kLanes);
 #pragma GCC unroll 6
     for (size_t r = 0; r < kRows; ++r) {
-      const __m256 value = _mm256_broadcast_ss(values + r);
+      const __m256 value = _mm256_broadcast_ss(values + r * stride);
       sums[r][0] = _mm256_fmadd_ps(value, first, sums[r][0]);
       sums[r][1] = _mm256_fmadd_ps(value, second, sums[r][1]);
     }
+    ++values;
+    panel += kPanelColumns;
+  };
+  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
+    FetchLines(ahead);
+#pragma GCC unroll 4
+    for (size_t k = 0; k < kFetchChannels; ++k) add_channel();
   }
+  while (values != end) add_channel();
+  product.ahead = ahead;
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {
     float* out = product.out + r * product.out_stride;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "avx512_vectors.h"
+#include "panels_ahead.h"
 #include "portable.h"
 
 namespace sparsecc {
@@ -26,9 +27,6 @@ inline __m512 Sixteen(const Int4* row) {
   return Sixteen(_mm_sub_epi8(_mm_xor_si128(_mm_unpacklo_epi8(even, odd), eight), eight));
 }
 
-// Rows ahead that are prefetched: too short, and too far apart, for the processor to see a pattern.
-constexpr size_t kAhead = 8;
-
 inline __m512 Scaled(__m512 row, uint16_t half) {
   return _mm512_mul_ps(row, _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half))));
 }
@@ -49,12 +47,8 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe
   constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
   for (size_t k = 0; k < count; ++k) {
     const auto channel = static_cast<size_t>(indices[k]);
-    const auto ahead = static_cast<size_t>(indices[k + kAhead < count ? k + kAhead : count - 1]);
-    const char* next = static_cast<const char*>(RowAt(weights, ahead, stripe.begin));
     const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
     for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
-      const size_t byte = c * sizeof(Weight) / kPerElement;
-      if (byte % 64 == 0) _mm_prefetch(next + byte, _MM_HINT_T0);
       __m512 weights16 = Sixteen(row + c / kPerElement);
       if constexpr (kIsQuantized) weights16 = Scaled(weights16, *ScalesAt(weights, channel, stripe.begin + c));
       _mm512_storeu_ps(panels + (c * count + k * kPanelColumns), weights16);
@@ -68,20 +62,30 @@ template <size_t kRows>
 __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
   __m512 sums[2][kRows];
 #pragma GCC unroll 6
-  for (size_t r = 0; r < kRows; ++r) sums[0][r] = sums[1][r] = _mm512_setzero_ps();
-  const auto add = [&](size_t k, __m512* to) __attribute__((always_inline)) {
-    const __m512 weights = _mm512_loadu_ps(product.panel + k * kPanelColumns);
-#pragma GCC unroll 6
-    for (size_t r = 0; r < kRows; ++r) {
-      to[r] = _mm512_fmadd_ps(_mm512_set1_ps(product.values[k * kRows + r]), weights, to[r]);
-    }
-  };
-  size_t k = 0;
-  for (; k + 2 <= product.count; k += 2) {
-    add(k, sums[0]);
-    add(k + 1, sums[1]);
+  for (size_t r = 0; r < kRows; ++r) {
+    sums[0][r] = sums[1][r] = _mm512_setzero_ps();
+    _mm_prefetch(product.out + r * product.out_stride, _MM_HINT_T0);
   }
-  if (k < product.count) add(k, sums[0]);
+  const float *values = product.values, *panel = product.panel, *const end = values + product.count;
+  const size_t stride = product.values_stride;
+  PanelsAhead ahead = product.ahead;
+  const auto add_channel = [&](__m512* to) __attribute__((always_inline)) {
+    const __m512 weights = _mm512_loadu_ps(panel);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < kRows; ++r) to[r] = _mm512_fmadd_ps(_mm512_set1_ps(values[r * stride]), weights, to[r]);
+    ++values;
+    panel += kPanelColumns;
+  };
+  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
+    FetchLines(ahead);
+#pragma GCC unroll 2
+    for (size_t k = 0; k < kFetchChannels; k += 2) {
+      add_channel(sums[0]);
+      add_channel(sums[1]);
+    }
+  }
+  while (values != end) add_channel(sums[0]);
+  product.ahead = ahead;
   const __mmask16 lanes = FirstLanes(product.columns);
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {

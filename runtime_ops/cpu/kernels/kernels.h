@@ -13,7 +13,9 @@
 //
 // For many rows of values, weights are unpacked to panels of kPanelColumns columns, and MultiplyPanel adds
 //
-//   out[r, c] += sum over k of values[k, r] * panel[k, c]
+//   out[r, c] += sum over k of values[r, k] * panel[k, c]
+//
+// and fetches the weights of the panels that follow.
 //
 // Quantized weights are unpacked to integers instead where a set has kernels for these: integer_panels.h says how the
 // values become integers as well.
@@ -31,10 +33,11 @@ constexpr size_t kMaxGroup = 32;                        // rows that share one s
 constexpr size_t kRowsAhead = 8;                        // rows of the next group that are prefetched
 constexpr size_t kMaxStripe = 8192;                     // columns of quantized weights added at once
 constexpr size_t kPanelColumns = 16;                    // columns of a panel
-constexpr size_t kUnpackedColumns = 8 * kPanelColumns;  // so many that each row is read a cache line at a time or more
+constexpr size_t kUnpackedColumns = 8 * kPanelColumns;  // at most, of all panels that are unpacked together
 constexpr size_t kPanelRows = 6;                        // rows of values multiplied by a panel at once
 constexpr size_t kTileChannels = 256;                   // of a panel at most
 constexpr size_t kTilePairs = kTileChannels / 2;        // of channels, which an instruction adds at once
+constexpr size_t kFetchChannels = 32;                   // multiplied between two fetches of the next panels' weights
 constexpr int kInt4Factor = 16;                         // by which int4 are larger as integers of 16 bits
 
 struct RowGroup {
@@ -60,15 +63,26 @@ using AddRows = void (*)(const RowGroup& group, Stripe stripe, float* out);
 using UnpackPanels = void (*)(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
                               float* panels);
 
-// out[rows, columns] += the transpose of values[count, rows], times panel[count, kPanelColumns]. rows is 1 to
-// kPanelRows, columns 1 to kPanelColumns.
+// The weights that the next panels are unpacked from: `bytes` of each row from a column on. panels_ahead.h fetches
+// them.
+struct PanelsAhead {
+  const Weights* weights = nullptr;
+  const int64_t *next = nullptr, *end = nullptr;  // the rows still to be fetched
+  size_t column = 0, bytes = 0;
+  size_t lines_per_fetch = 0;
+  const char *line = nullptr, *line_end = nullptr;  // what is left of the row before them
+};
+
+// out[rows, columns] += values[rows, count] @ panel[count, kPanelColumns]. rows is 1 to kPanelRows, columns 1 to
+// kPanelColumns. Every kFetchChannels channels, some lines of the next panels' weights are fetched.
 struct PanelProduct {
   const float* values;
-  size_t rows;
+  size_t values_stride, rows;
   const float* panel;
   size_t count;
   float* out;
   size_t out_stride, columns;
+  PanelsAhead& ahead;
 };
 using MultiplyPanel = void (*)(const PanelProduct& product);
 

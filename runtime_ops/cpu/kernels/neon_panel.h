@@ -1,10 +1,10 @@
 // Panels with NEON: unpacking weights of each type, and the product of a few rows of values with a panel.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 #include "neon_vectors.h"
+#include "panels_ahead.h"
 #include "portable.h"
 
 namespace sparsecc {
@@ -32,9 +32,6 @@ inline Vectors Sixteen(const Int4* row) {
   return Sixteen(vzip1_s8(even, odd), vzip2_s8(even, odd));
 }
 
-// Rows ahead that are prefetched: too short, and too far apart, for the processor to see a pattern.
-constexpr size_t kAhead = 8;
-
 // Whether a panel's columns are all there, begin with a byte and lie in one block.
 inline bool IsUsual(const Weights& weights, Stripe stripe) {
   const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
@@ -51,12 +48,8 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe
   constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
   for (size_t k = 0; k < count; ++k) {
     const auto channel = static_cast<size_t>(indices[k]);
-    const auto ahead = static_cast<size_t>(indices[k + kAhead < count ? k + kAhead : count - 1]);
-    const char* next = static_cast<const char*>(RowAt(weights, ahead, stripe.begin));
     const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
     for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
-      const size_t byte = c * sizeof(Weight) / kPerElement;
-      if (byte % 64 == 0) __builtin_prefetch(next + byte);
       const Vectors weights16 = Sixteen(row + c / kPerElement);
       const float scale = kIsQuantized ? HalfToFloat(*ScalesAt(weights, channel, stripe.begin + c)) : 1.0f;
       float* to = panels + (c * count + k * kPanelColumns);
@@ -67,49 +60,53 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe
   }
 }
 
-// Values in lanes: scalars would take a register each, and 24 sums leave only eight.
+// Adds a channel's row of the panel, times the value of each row of values, which is in one lane of a vector: scalars
+// would take a register each, and 24 sums leave only eight.
+template <size_t kLane, size_t kRows>
+__attribute__((always_inline)) inline void AddChannel(const float32x4_t* values, const float* row,
+                                                      float32x4_t (*sums)[4]) {
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 4; ++j) {
+    const float32x4_t weights = vld1q_f32(row + j * kLanes);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < kRows; ++r) sums[r][j] = vfmaq_laneq_f32(sums[r][j], weights, values[r], kLane);
+  }
+}
+
 template <size_t kRows>
-struct Values {
-  explicit Values(const float* values) {
-    if constexpr (kRows > 4) {
-      lanes[0] = vld1q_f32(values);
-      lanes[1] = kRows == 6 ? vcombine_f32(vld1_f32(values + 4), vdup_n_f32(0)) : vdupq_n_f32(values[4]);
-    } else {
-      float four[4] = {};
-      std::memcpy(four, values, kRows * sizeof(float));
-      lanes[0] = vld1q_f32(four);
-    }
-  }
-  __attribute__((always_inline)) float32x4_t MultiplyAdd(float32x4_t sum, float32x4_t weights, size_t row) const {
-    switch (row % 4) {
-      case 0:
-        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 0);
-      case 1:
-        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 1);
-      case 2:
-        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 2);
-      default:
-        return vfmaq_laneq_f32(sum, weights, lanes[row / 4], 3);
-    }
-  }
-  float32x4_t lanes[2];
-};
+__attribute__((always_inline)) inline void AddFourChannels(const float* values, size_t stride, const float* panel,
+                                                           float32x4_t (*sums)[4]) {
+  float32x4_t four[kRows];
+#pragma GCC unroll 6
+  for (size_t r = 0; r < kRows; ++r) four[r] = vld1q_f32(values + r * stride);
+  AddChannel<0, kRows>(four, panel, sums);
+  AddChannel<1, kRows>(four, panel + kPanelColumns, sums);
+  AddChannel<2, kRows>(four, panel + 2 * kPanelColumns, sums);
+  AddChannel<3, kRows>(four, panel + 3 * kPanelColumns, sums);
+}
 
 template <size_t kRows>
 __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
   float32x4_t sums[kRows][4];
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {
+    __builtin_prefetch(product.out + r * product.out_stride);
     for (size_t j = 0; j < 4; ++j) sums[r][j] = vdupq_n_f32(0);
   }
-  for (size_t k = 0; k < product.count; ++k) {
-    const Values<kRows> values(product.values + k * kRows);
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) {
-      const float32x4_t weights = vld1q_f32(product.panel + k * kPanelColumns + j * kLanes);
-#pragma GCC unroll 6
-      for (size_t r = 0; r < kRows; ++r) sums[r][j] = values.MultiplyAdd(sums[r][j], weights, r);
+  const float *values = product.values, *panel = product.panel, *const end = values + product.count;
+  const size_t stride = product.values_stride;
+  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
+    static_assert(kFetchChannels % 4 == 0, "as many as a vector has lanes are added at once");
+    FetchLines(product.ahead);
+    for (size_t k = 0; k < kFetchChannels; k += 4, values += 4, panel += 4 * kPanelColumns) {
+      AddFourChannels<kRows>(values, stride, panel, sums);
     }
+  }
+  for (; values != end; ++values, panel += kPanelColumns) {
+    float32x4_t one[kRows];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < kRows; ++r) one[r] = vld1q_dup_f32(values + r * stride);
+    AddChannel<0, kRows>(one, panel, sums);
   }
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {

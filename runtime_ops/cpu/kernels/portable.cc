@@ -121,7 +121,7 @@ void Multiply(const PanelProduct& product) {
   for (size_t row = 0; row < product.rows; ++row) {
     float sums[kPanelColumns] = {};
     for (size_t k = 0; k < product.count; ++k) {
-      const float value = product.values[k * product.rows + row];
+      const float value = product.values[row * product.values_stride + k];
       for (size_t c = 0; c < kPanelColumns; ++c) sums[c] += value * product.panel[k * kPanelColumns + c];
     }
     for (size_t c = 0; c < product.columns; ++c) product.out[row * product.out_stride + c] += sums[c];
