@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -15,6 +16,8 @@ MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 ALIGNMENT = 4096
 """Bytes. Weights start on a page, so that the memory map serves them in place."""
+_HUGE_PAGE = 1 << 21
+"""Bytes, of x86-64 and aarch64."""
 _SMALLEST_EXTERNAL_TENSOR = 1024
 """Bytes. What is smaller stays in the graph file, where a viewer shows it; scalar thresholds do."""
 _READ_BYTES = 1 << 24
@@ -40,8 +43,30 @@ def load_model(path: Path) -> ir.Model:
     return model
 
 
+class _TensorInOnePiece(ir.ExternalTensor):
+    """A tensor in a file that is written to another one by a single call.
+
+    What is written in long pieces Linux keeps in huge pages, where the file system can, and the memory map then has
+    them: rows of weights, which are far apart, are read faster. Copied range by range, as onnx_ir does, it would be in
+    small pages until it is read from the disk again.
+    """
+
+    __slots__ = ()
+
+    def tofile(self, file: BinaryIO) -> None:
+        file.write(self.tobytes())
+
+
 def save_model(model: ir.Model, directory: Path) -> None:
-    """Write ``model.onnx`` and ``model.onnx.data`` into a directory, the weights page-aligned."""
+    """Write ``model.onnx`` and ``model.onnx.data`` into a directory, the weights page-aligned.
+
+    Tensors that fill huge pages come first, so that none of them begins within one.
+    """
+    initializers = model.graph.initializers
+    for name, value in sorted(initializers.items(), key=lambda item: _is_in_part_of_a_huge_page(item[1])):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _in_one_piece(value.const_value)
+        initializers[name] = initializers.pop(name)
     ir.save(
         model,
         directory / MODEL_NAME,
@@ -49,6 +74,23 @@ def save_model(model: ir.Model, directory: Path) -> None:
         size_threshold_bytes=_SMALLEST_EXTERNAL_TENSOR,
         alignment=ALIGNMENT,
         align_threshold=_SMALLEST_EXTERNAL_TENSOR,
+    )
+
+
+def _is_in_part_of_a_huge_page(value: ir.Value) -> bool:
+    return value.const_value is None or value.const_value.nbytes % _HUGE_PAGE != 0
+
+
+def _in_one_piece(tensor: ir.ExternalTensor) -> _TensorInOnePiece:
+    return _TensorInOnePiece(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        base_dir=tensor.base_dir,
     )
 
 

@@ -67,6 +67,19 @@ def test_weights_lie_in_the_data_file_on_pages_and_small_tensors_in_the_graph(pa
     assert sorted(file.name for file in path.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
 
 
+def test_tensors_that_fill_huge_pages_begin_with_one(tmp_path: Path):
+    text = (
+        "product (float[1, 512] x) => (float[1, 512] y) { s = Add(x, small) h = MatMul(s, first) y = MatMul(h, last) }"
+    )
+    shapes = {"small": (512,), "first": (512, 1024), "last": (1024, 512)}
+    save_model(model_of(text, random_arrays(shapes)), tmp_path)
+    tensors = {
+        name: value.const_value for name, value in load_model(tmp_path / "model.onnx").graph.initializers.items()
+    }
+    offsets = {name: tensor.offset for name, tensor in tensors.items() if isinstance(tensor, ir.ExternalTensor)}
+    assert offsets == {"first": 0, "last": 1 << 21, "small": 1 << 22}
+
+
 def test_weights_stay_on_disk_until_they_are_used(path: Path):
     model = load_model(path)
     (path.parent / "model.onnx.data").unlink()

@@ -4,9 +4,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "custom_op.h"
+#include "huge_pages.h"
 #include "tensor.h"
 #include "weights.h"
 
@@ -43,8 +45,13 @@ class FloatWeightsInput {
   Linear Read(const Call& call, size_t input) const {
     const auto w = call.Input<Element>(input, "W", 2);
     const auto bias = ReadBias(call, input + 1, w.shape);
-    return {{kType, w.data, static_cast<size_t>(w.shape[0]), static_cast<size_t>(w.shape[1])}, bias.data};
+    const Weights weights = {kType, w.data, static_cast<size_t>(w.shape[0]), static_cast<size_t>(w.shape[1])};
+    std::call_once(is_first_, PreferHugePages, weights);
+    return {weights, bias.data};
   }
+
+ private:
+  mutable std::once_flag is_first_;
 };
 
 template <>
@@ -86,11 +93,13 @@ class QuantizedWeightsInput {
       throw OpError("scales is " + ToString(scales.shape) + ", but Wq is " + ToString(w.shape) + " in blocks of " +
                     std::to_string(block_));
     }
+    std::call_once(is_first_, PreferHugePages, weights);
     return {weights, bias.data};
   }
 
  private:
   size_t block_;
+  mutable std::once_flag is_first_;
 };
 
 template <>
