@@ -21,6 +21,7 @@ _HUGE_PAGE = 1 << 21
 _SMALLEST_EXTERNAL_TENSOR = 1024
 """Bytes. What is smaller stays in the graph file, where a viewer shows it; scalar thresholds do."""
 _READ_BYTES = 1 << 24
+"""Whole huge pages."""
 
 
 def load_model(path: Path) -> ir.Model:
@@ -43,29 +44,37 @@ def load_model(path: Path) -> ir.Model:
     return model
 
 
-class _TensorInOnePiece(ir.ExternalTensor):
-    """A tensor in a file that is written to another one by a single call.
+class _TensorInLongPieces(ir.ExternalTensor):
+    """A tensor in a file that is written to another one in pieces of whole huge pages.
 
-    What is written in long pieces Linux keeps in huge pages, where the file system can, and the memory map then has
-    them: rows of weights, which are far apart, are read faster. Copied range by range, as onnx_ir does, it would be in
-    small pages until it is read from the disk again.
+    Where the file system can, Linux keeps in huge pages what is written so, and the memory map then has them: rows of
+    weights, which are far apart, are read faster. Copied range by range, as onnx_ir does, it would be in small pages
+    until it is read from the disk again.
     """
 
     __slots__ = ()
 
     def tofile(self, file: BinaryIO) -> None:
-        file.write(self.tobytes())
+        with Path(self.path).open("rb") as source:
+            source.seek(self.offset or 0)
+            left = self.nbytes
+            while left:
+                piece = source.read(min(left, _READ_BYTES))
+                if not piece:
+                    raise OSError(f"{self.path} ends within tensor {self.name}")
+                file.write(piece)
+                left -= len(piece)
 
 
 def save_model(model: ir.Model, directory: Path) -> None:
     """Write ``model.onnx`` and ``model.onnx.data`` into a directory, the weights page-aligned.
 
-    Tensors that fill huge pages come first, so that none of them begins within one.
+    Tensors that fill huge pages come first, so that none of them begins within one; the model keeps that order.
     """
     initializers = model.graph.initializers
-    for name, value in sorted(initializers.items(), key=lambda item: _is_in_part_of_a_huge_page(item[1])):
+    for name, value in sorted(initializers.items(), key=lambda item: not _fills_huge_pages(item[1])):
         if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = _in_one_piece(value.const_value)
+            value.const_value = _in_long_pieces(value.const_value)
         initializers[name] = initializers.pop(name)
     ir.save(
         model,
@@ -77,19 +86,18 @@ def save_model(model: ir.Model, directory: Path) -> None:
     )
 
 
-def _is_in_part_of_a_huge_page(value: ir.Value) -> bool:
-    return value.const_value is None or value.const_value.nbytes % _HUGE_PAGE != 0
+def _fills_huge_pages(value: ir.Value) -> bool:
+    return value.const_value is not None and value.const_value.nbytes % _HUGE_PAGE == 0
 
 
-def _in_one_piece(tensor: ir.ExternalTensor) -> _TensorInOnePiece:
-    return _TensorInOnePiece(
+def _in_long_pieces(tensor: ir.ExternalTensor) -> _TensorInLongPieces:
+    return _TensorInLongPieces(
         tensor.location,
         tensor.offset,
         tensor.length,
         tensor.dtype,
         shape=tensor.shape,
         name=tensor.name,
-        doc_string=tensor.doc_string,
         base_dir=tensor.base_dir,
     )
 

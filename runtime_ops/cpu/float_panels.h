@@ -37,13 +37,16 @@ inline void MultiplyAsFloats(const Kernels& kernels, const Product& product, con
 // same few lines of the cache.
 class FloatPanels {
  public:
-  // Values, weights and outputs stay in the second-level cache, with the weights of the panels that come next. Rows
-  // that lie a power of two apart share few of the places where the processor remembers pages, so a tile's rows span no
-  // more than half of the memory that it remembers, if fewer channels would not cost more than that.
+  // A tile's values stay in the second-level cache, with the weights of a stripe and of the next one. Its rows of
+  // weights span no more than half of the memory whose pages the processor remembers: where they lie a power of two
+  // apart, they share few of the places for that. But tiles of fewer channels than half of kTileChannels would cost
+  // more.
   static TileShape Tile(const Weights& weights) {
-    constexpr size_t kSpan = size_t{4} << 20, kFewestChannels = kTileChannels / 2;
-    const size_t channels = kSpan * 8 / BitsPerWeight(weights.type) / weights.columns / kFetchChannels * kFetchChannels;
-    return {32 * kPanelRows, std::clamp(channels, kFewestChannels, kTileChannels), 4 * kPanelColumns};
+    constexpr size_t kSpan = size_t{4} << 20;
+    const size_t bits = BitsPerWeight(weights.type);
+    const size_t channels = kSpan * 8 / bits / weights.columns / kFetchChannels * kFetchChannels;
+    const size_t columns = bits < 16 ? kUnpackedColumns : kUnpackedColumns / 2;
+    return {32 * kPanelRows, std::clamp(channels, kTileChannels / 2, kTileChannels), columns};
   }
 
   FloatPanels(const Call& call, const Kernels& kernels, const Product& product)

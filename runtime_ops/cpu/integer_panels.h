@@ -31,7 +31,7 @@ bool HasIntegerPanels(const Kernels& kernels, const Weights& weights);
 // Keeps the values as integers of 16 bits, tile by tile, in groups of kPanelRows rows.
 class IntegerPanels {
  public:
-  // So many columns that each row of weights is read a cache line at a time, or half of one.
+  // So many columns that each row of weights is read a whole cache line at a time.
   static TileShape Tile(const Weights&) { return {64 * kPanelRows, kTileChannels, kUnpackedColumns}; }
 
   IntegerPanels(const Call& call, const Kernels& kernels, const Product& product);

@@ -1,6 +1,7 @@
 #include "many_rows.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "float_panels.h"
 #include "integer_panels.h"
@@ -11,16 +12,16 @@
 namespace sparsecc {
 namespace {
 
-// Columns of a row of weights that a task should have at least, where that leaves work for each thread: a page.
+// Bytes of a row of weights that a task should have at least, where that leaves work for each thread: a page.
 constexpr size_t kMinBytesPerTask = 4096;
 
-// What a task unpacks should serve many columns, even if some threads have no work.
+// Of fewer columns a task would have less arithmetic than reading of values, even if some threads have no work.
 constexpr size_t kMinColumnsPerTask = 128;
 
 // Integers are kept in whole tiles of channels: of fewer they would take many times the memory of floats.
 constexpr size_t kFewestForIntegers = kTileChannels / 4;
 
-// More tasks than threads, so that one that is held up has less to catch up with.
+// Where rows are long enough: so that a thread that is held up has less to catch up with.
 constexpr size_t kTasksPerThread = 4;
 
 size_t Tasks(const Weights& weights) {
@@ -30,7 +31,7 @@ size_t Tasks(const Weights& weights) {
 }
 
 // out[rows, columns] = sums + bias
-void Write(const Product& product, Range rows, Range columns, Sums& sums) {
+void Write(const Product& product, Range rows, Range columns, const Sums& sums) {
   for (size_t row = rows.begin; row < rows.end; ++row) {
     const float* from = sums.At(row, columns.begin);
     float* to = product.out + row * product.weights.columns;
@@ -45,10 +46,15 @@ void MultiplyTiles(const Call& call, const Kernels& kernels, const Product& prod
   const Tiles tiles(call, kernels, product);
   const TileShape shape = Tiles::Tile(product.weights);
   const size_t tasks = Tasks(product.weights);
+  const auto columns_of = [&](size_t task) { return Part(product.weights.columns, shape.columns, tasks, task); };
+  std::vector<Sums> sums_of_tasks;  // made here, since a task must not throw
+  for (size_t task = 0; task < tasks; ++task) {
+    sums_of_tasks.emplace_back(std::min(product.rows, shape.rows), columns_of(task));
+  }
   call.Parallel(tasks, [&](size_t task) {
-    const Range columns = Part(product.weights.columns, shape.columns, tasks, task);
+    const Range columns = columns_of(task);
     const PanelsOf all(product.active, columns, shape);
-    Sums sums(std::min(product.rows, shape.rows), columns);
+    Sums& sums = sums_of_tasks[task];
     for (size_t row = 0; row < product.rows; row += shape.rows) {
       const Range rows = {row, std::min(row + shape.rows, product.rows)};
       sums.Clear(rows);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 
 #include "kernels/kernels.h"
@@ -22,12 +21,14 @@ struct Panels {
 
 // How much of the product is done at a time.
 struct TileShape {
-  size_t rows, channels, columns;  // kTileChannels and kUnpackedColumns at most
+  size_t rows;
+  size_t channels;  // kTileChannels at most
+  size_t columns;   // kUnpackedColumns at most
 };
 
 // All panels of some columns: tile after tile of the active channels, and stripe after stripe in each. A tile's rows of
-// weights are often pages apart, and finding a page takes the processor longer than reading a line of it, but it
-// remembers some hundreds of them: so they are found once for all stripes.
+// weights are often pages apart. Finding a page takes the processor longer than reading a line of it, but it remembers
+// some thousand of them: so those of a tile are found once for all its stripes.
 class PanelsOf {
  public:
   PanelsOf(size_t active, Range columns, const TileShape& shape)
@@ -53,12 +54,12 @@ class PanelsOf {
 };
 
 // Sums of some rows and columns, apart from the product's outputs: rows of those often lie a multiple of 4 KiB apart,
-// and would compete for the same few lines of the cache.
+// and would compete for the same few lines of the cache; of these they lie an odd number of lines apart.
 class Sums {
  public:
   Sums(size_t rows, Range columns)
       : first_column_(columns.begin),
-        stride_((columns.end - columns.begin + kPanelColumns - 1) / kPanelColumns * kPanelColumns + kPanelColumns),
+        stride_((PartsOf(columns.end - columns.begin, kPanelColumns) | 1) * kPanelColumns),
         data_(new float[rows * stride_]) {}
 
   void Clear(Range rows) {
@@ -67,7 +68,9 @@ class Sums {
   }
 
   size_t stride() const { return stride_; }
-  float* At(size_t row, size_t column) { return data_.get() + (row - first_row_) * stride_ + column - first_column_; }
+  float* At(size_t row, size_t column) const {
+    return data_.get() + (row - first_row_) * stride_ + column - first_column_;
+  }
 
  private:
   size_t first_row_ = 0, first_column_, stride_;

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <string>
 
 #include "custom_op.h"
@@ -46,12 +46,12 @@ class FloatWeightsInput {
     const auto w = call.Input<Element>(input, "W", 2);
     const auto bias = ReadBias(call, input + 1, w.shape);
     const Weights weights = {kType, w.data, static_cast<size_t>(w.shape[0]), static_cast<size_t>(w.shape[1])};
-    std::call_once(is_first_, PreferHugePages, weights);
+    if (!has_asked_for_huge_pages_.exchange(true)) PreferHugePages(weights);
     return {weights, bias.data};
   }
 
  private:
-  mutable std::once_flag is_first_;
+  mutable std::atomic<bool> has_asked_for_huge_pages_ = false;
 };
 
 template <>
@@ -93,13 +93,13 @@ class QuantizedWeightsInput {
       throw OpError("scales is " + ToString(scales.shape) + ", but Wq is " + ToString(w.shape) + " in blocks of " +
                     std::to_string(block_));
     }
-    std::call_once(is_first_, PreferHugePages, weights);
+    if (!has_asked_for_huge_pages_.exchange(true)) PreferHugePages(weights);
     return {weights, bias.data};
   }
 
  private:
   size_t block_;
-  mutable std::once_flag is_first_;
+  mutable std::atomic<bool> has_asked_for_huge_pages_ = false;
 };
 
 template <>

@@ -361,6 +361,11 @@ class Check {
     ahead.lines_per_fetch = 2;
     kernels_.multiply_panel(
         {values.data(), values_stride, rows, panel.data(), count, out.data(), stride, columns, ahead});
+    const size_t fetched = std::min(2 * (count / kFetchChannels), 3 * size_t{3});  // lines, of three rows of three
+    Expect(
+        static_cast<size_t>(ahead.next - std::begin(rows_ahead)) == (fetched + 2) / 3,
+        [&] { return "rows fetched beside " + std::to_string(count) + " channels"; },
+        static_cast<double>(ahead.next - std::begin(rows_ahead)), static_cast<double>((fetched + 2) / 3));
     for (size_t i = 0; i < before.size(); ++i) {
       const size_t row = i / stride, column = i % stride;
       double expected = before[i], terms = std::abs(expected);
@@ -383,7 +388,7 @@ class Check {
   void CheckPanels() {
     for (size_t rows = 1; rows <= kPanelRows; ++rows) {
       for (size_t columns = 1; columns <= kPanelColumns; ++columns) {
-        for (size_t count : {1, 2, 3, 4, 5, 7, 8, 31, 256}) CheckPanel(rows, columns, count);
+        for (size_t count : {1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 67, 256}) CheckPanel(rows, columns, count);
       }
     }
   }

@@ -1,7 +1,8 @@
 """SparseMatMul and SparseMatMulNBits with each type of weights and each set of kernels against float64 NumPy.
 
 Sizes lie around those at which the kernels change how they go about it: 4 or 8 weight rows added at once, groups of 32,
-tiles of 256; vectors of 16 to 64 columns, stripes of 128, 1024 or 4096; 2 or 6 rows of values, tiles of 192 or 384.
+tiles of 128 to 256; vectors of 16 to 64 columns, stripes of 64, 128, 1024 or 4096; 2 or 6 rows of values, tiles of 192
+or 384.
 """
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_active_channels(weight_type: str, columns: int, kernels: str) -> None:
 @any_weight_type
 @pytest.mark.parametrize("columns", [1025, 2048, 4097, 4160, 9280])
 def test_wide(weight_type: str, columns: int, kernels: str) -> None:
-    for product in products_of(weight_type, columns, [(1, 1), (1, 33), (1, 168), (2, 65), (6, 35), (7, 33)]):
+    for product in products_of(weight_type, columns, [(1, 1), (1, 33), (1, 168), (2, 65), (6, 35), (7, 33), (7, 300)]):
         check(product, kernels)
 
 

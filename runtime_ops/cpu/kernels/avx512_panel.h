@@ -77,6 +77,7 @@ __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
     panel += kPanelColumns;
   };
   for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
+    static_assert(kFetchChannels % 2 == 0, "even and odd channels are added apart");
     FetchLines(ahead);
 #pragma GCC unroll 2
     for (size_t k = 0; k < kFetchChannels; k += 2) {
@@ -84,7 +85,11 @@ __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
       add_channel(sums[1]);
     }
   }
-  while (values != end) add_channel(sums[0]);
+  while (end - values >= 2) {
+    add_channel(sums[0]);
+    add_channel(sums[1]);
+  }
+  if (values != end) add_channel(sums[0]);
   product.ahead = ahead;
   const __mmask16 lanes = FirstLanes(product.columns);
 #pragma GCC unroll 6

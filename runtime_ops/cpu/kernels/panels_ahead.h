@@ -1,12 +1,11 @@
 // What is fetched while panels are multiplied.
 //
 // The weights of the next panels are brought to the second-level cache: else memory would be idle during the
-// arithmetic, and the arithmetic during the unpacking. They are so a line at a time and at an even pace, since a core
-// has few misses in flight, and what the product reads would wait behind many that are started at once.
+// arithmetic, and the arithmetic during the unpacking. A few lines are asked for at a time, at an even pace. A core has
+// few misses in flight, and behind many that start at once the product would wait for its own values.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "kernels.h"
 

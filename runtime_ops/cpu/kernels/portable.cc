@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "panels_ahead.h"
+
 namespace sparsecc {
 namespace {
 
@@ -118,6 +120,7 @@ float Weight(const Weights& weights, size_t channel, size_t column) {
 }
 
 void Multiply(const PanelProduct& product) {
+  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) FetchLines(product.ahead);
   for (size_t row = 0; row < product.rows; ++row) {
     float sums[kPanelColumns] = {};
     for (size_t k = 0; k < product.count; ++k) {
