@@ -130,7 +130,7 @@ def _run_exporter(checkpoint: Path, directory: Path, weights: str) -> None:
     """
     with tempfile.TemporaryDirectory() as cache:
         process = subprocess.run(
-            [sys.executable, "-m", *_exporter(checkpoint, directory, weights, cache)],
+            [sys.executable, "-P", "-m", *_exporter(checkpoint, directory, weights, cache)],
             check=False,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "GIT_DIR": os.devnull},
             stdin=subprocess.DEVNULL,

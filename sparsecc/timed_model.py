@@ -81,7 +81,8 @@ def timed_model(
     Raises:
         SparseccError: the model cannot be loaded.
     """
-    command = [sys.executable, "-m", "sparsecc.timed_model", str(artifact.directory)]
+    # -P, since in a clone Python would take the sources of the folder instead of the installed package.
+    command = [sys.executable, "-P", "-m", "sparsecc.timed_model", str(artifact.directory)]
     command += [str(number) for number in (threads, prompt_tokens, new_tokens)]
     command.append(device)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
