@@ -9,7 +9,7 @@
 
 namespace sparsecc {
 
-void PreferHugePages(const Weights& weights) {
+void HugePages::Ask(const Weights& weights) {
 #ifdef MADV_HUGEPAGE
   constexpr size_t kHugePage = size_t{2} << 20;
   const size_t bytes = weights.channels * weights.columns * BitsPerWeight(weights.type) / 8;

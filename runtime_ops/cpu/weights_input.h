@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -46,12 +45,12 @@ class FloatWeightsInput {
     const auto w = call.Input<Element>(input, "W", 2);
     const auto bias = ReadBias(call, input + 1, w.shape);
     const Weights weights = {kType, w.data, static_cast<size_t>(w.shape[0]), static_cast<size_t>(w.shape[1])};
-    if (!has_asked_for_huge_pages_.exchange(true)) PreferHugePages(weights);
+    huge_pages_.Prefer(weights);
     return {weights, bias.data};
   }
 
  private:
-  mutable std::atomic<bool> has_asked_for_huge_pages_ = false;
+  HugePages huge_pages_;
 };
 
 template <>
@@ -93,13 +92,13 @@ class QuantizedWeightsInput {
       throw OpError("scales is " + ToString(scales.shape) + ", but Wq is " + ToString(w.shape) + " in blocks of " +
                     std::to_string(block_));
     }
-    if (!has_asked_for_huge_pages_.exchange(true)) PreferHugePages(weights);
+    huge_pages_.Prefer(weights);
     return {weights, bias.data};
   }
 
  private:
   size_t block_;
-  mutable std::atomic<bool> has_asked_for_huge_pages_ = false;
+  HugePages huge_pages_;
 };
 
 template <>
