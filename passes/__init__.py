@@ -15,6 +15,7 @@ from sparsecc.passes.fold_bias import FoldBiasPass
 from sparsecc.passes.fold_dequantize_linear import FoldDequantizeLinearPass
 from sparsecc.passes.fold_transpose import FoldTransposePass
 from sparsecc.passes.fuse_sparse_linear import FuseSparseLinearPass
+from sparsecc.passes.fuse_swiglu import FuseSwiGLUPass
 from sparsecc.passes.gate_feed_forward import GateFeedForwardPass
 from sparsecc.passes.halve_added import HalveAddedPass
 from sparsecc.passes.halve_vocabulary import HalveVocabularyPass
@@ -34,6 +35,7 @@ from sparsecc.passes.split_products import SplitProductsPass
 from sparsecc.passes.tap_values import TapValuesPass
 from sparsecc.passes.threshold_values import ThresholdValuesPass
 from sparsecc.passes.unfuse_sparse_linear import UnfuseSparseLinearPass
+from sparsecc.passes.unfuse_swiglu import UnfuseSwiGLUPass
 
 __all__ = [
     "AnnotatePass",
@@ -47,6 +49,7 @@ __all__ = [
     "FoldDequantizeLinearPass",
     "FoldTransposePass",
     "FuseSparseLinearPass",
+    "FuseSwiGLUPass",
     "GateFeedForwardPass",
     "HalveAddedPass",
     "HalveVocabularyPass",
@@ -68,6 +71,7 @@ __all__ = [
     "TapValuesPass",
     "ThresholdValuesPass",
     "UnfuseSparseLinearPass",
+    "UnfuseSwiGLUPass",
     "active_count_name",
     "direction_mask_name",
     "low_rank_branch",

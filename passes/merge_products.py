@@ -51,10 +51,11 @@ def _what_must_agree(product: ir.Node) -> tuple[object, ...]:
 def _have_blocks_of_their_own(products: Sequence[ir.Node]) -> bool:
     """Whether each product's columns, but the last one's, fill their blocks."""
     block = block_size_of(products[0])
-    return block > 0 and all(_columns(product) % block == 0 for product in products[:-1])
+    return block > 0 and all(columns_of(product) % block == 0 for product in products[:-1])
 
 
-def _columns(product: ir.Node) -> int:
+def columns_of(product: ir.Node) -> int:
+    """How many output channels a product has, whose weight is an initializer."""
     weight = product.inputs[2]
     assert weight is not None
     assert weight.const_value is not None
@@ -78,7 +79,7 @@ def _merge(graph: ir.Graph, products: Sequence[ir.Node]) -> None:
         outputs=[ir.Value(name=f"{name}/product", type=outputs[0].type)],
         metadata_props=_merged_notes(products),
     )
-    widths = ir.tensor(np.array([_columns(product) for product in products], np.int64))
+    widths = ir.tensor(np.array([columns_of(product) for product in products], np.int64))
     split = ir.node(
         "Split",
         [merged.outputs[0], register(graph, f"{name}/widths", widths)],

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from sparsecc.initializers import register
 from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
-from sparsecc.passes.merge_products import MERGED, constant_labels
+from sparsecc.passes.merge_products import MERGED, columns_of, constant_labels
 
 
 class SplitProductsPass(ir.passes.InPlacePass):
@@ -47,7 +47,7 @@ def _merged(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node | None]]:
 
 def _fits(product: ir.Node, split: ir.Node) -> bool:
     """Whether names, widths, constants and blocks of a merged product agree with each other."""
-    names, widths, block = _names(product), _widths(split), block_size_of(product)
+    names, widths, block = _names(product), _widths(product, split), block_size_of(product)
     given = [value for value in product.inputs[2:] if value is not None]
     constants = [value.const_value for value in given if value.const_value is not None]
     is_whole = len(constants) == len(given) >= (2 if is_sparse_matmul_nbits(product) else 1)
@@ -66,7 +66,11 @@ def _names(product: ir.Node) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _widths(split: ir.Node) -> list[int]:
+def _widths(product: ir.Node, split: ir.Node) -> list[int]:
+    """How many columns each output of a Split gets; nothing where it does not say or asks for uneven parts."""
+    if (parts := split.attributes.get_int("num_outputs", 0)) > 0:
+        columns = columns_of(product)
+        return [columns // parts] * parts if columns % parts == 0 else []
     sizes = split.inputs[1] if len(split.inputs) > 1 else None
     if sizes is None or sizes.const_value is None:
         return []
@@ -78,7 +82,7 @@ def _parts(graph: ir.Graph, product: ir.Node, split: ir.Node) -> Iterator[ir.Nod
     kinds = product.metadata_props.get("projection", "").split(", ")
     notes = {key: note for key, note in product.metadata_props.items() if key != MERGED}
     begin = 0
-    for i, (name, width) in enumerate(zip(_names(product), _widths(split), strict=True)):
+    for i, (name, width) in enumerate(zip(_names(product), _widths(product, split), strict=True)):
         if "projection" in notes and i < len(kinds):
             notes["projection"] = kinds[i]
         columns = slice(begin, begin + width)

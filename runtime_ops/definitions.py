@@ -179,8 +179,20 @@ def GatherMatMulNBits(
     return op.Reshape(product, shape, allowzero=1)
 
 
+@script(OPSET, default_opset=op)
+def SwiGLU(X: FLOAT[...]) -> FLOAT[...]:
+    """The activation of a gated feed-forward network (arXiv 2002.05202, equation 6): gate * sigmoid(gate) * up.
+
+    X is [..., 2 N]: the gate is the first half of the channels and up the second. The product is [..., N].
+
+    An odd number of channels is undefined: this body fails or broadcasts, the kernels refuse it.
+    """
+    gate, up = op.Split(X, axis=-1, num_outputs=2)
+    return op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
+
+
 def model_local_functions() -> list[ir.Function]:
     """The operators as functions that can be added to a model."""
     selecting = (Threshold, KeepLargest, GatherActive)
     multiplying = (SparseMatMul, SparseMatMulNBits, SparseLinear, SparseLinearNBits, GatherMatMul, GatherMatMulNBits)
-    return [ir.from_proto(function.to_function_proto()) for function in (*selecting, *multiplying)]
+    return [ir.from_proto(function.to_function_proto()) for function in (*selecting, *multiplying, SwiGLU)]

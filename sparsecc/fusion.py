@@ -8,16 +8,19 @@ from sparsecc.errors import SparseccError
 from sparsecc.passes import (
     CleanUpPass,
     FuseSparseLinearPass,
+    FuseSwiGLUPass,
     MergeProductsPass,
     ShipFunctionsPass,
     SplitProductsPass,
     UnfuseSparseLinearPass,
+    UnfuseSwiGLUPass,
 )
 
 
 def fuse(model: ir.Model) -> None:
-    """Rewrite a sparse model in place for speed: one product for all that share channels, one operator for three."""
-    for graph_pass in (MergeProductsPass(), FuseSparseLinearPass(), ShipFunctionsPass(), CleanUpPass()):
+    """Rewrite a sparse model in place for speed: one product for all that share channels, one operator for several."""
+    merging = (MergeProductsPass(), FuseSparseLinearPass(), FuseSwiGLUPass())
+    for graph_pass in (*merging, ShipFunctionsPass(), CleanUpPass()):
         graph_pass(model)
 
 
@@ -30,7 +33,7 @@ def unfuse(model: ir.Model) -> None:
         SparseccError: the fused operators do not say what they were made of.
     """
     try:
-        for graph_pass in (UnfuseSparseLinearPass(), SplitProductsPass(), ShipFunctionsPass()):
+        for graph_pass in (UnfuseSwiGLUPass(), UnfuseSparseLinearPass(), SplitProductsPass(), ShipFunctionsPass()):
             graph_pass(model)
     except ir.passes.PreconditionError as error:
         raise SparseccError(f"the model is damaged: {error}; compile it again") from error

@@ -53,6 +53,11 @@ def is_gather_matmul(node: ir.Node) -> bool:
     return node.domain == DOMAIN and node.op_type in ("GatherMatMul", "GatherMatMulNBits")
 
 
+def is_swiglu(node: ir.Node) -> bool:
+    """Whether a node multiplies the second half of its channels by SiLU of the first."""
+    return (node.domain, node.op_type) == (DOMAIN, "SwiGLU")
+
+
 def is_added(node: ir.Node) -> bool:
     """Whether a node is a product that a method added beside the projections."""
     return ADDED in node.metadata_props

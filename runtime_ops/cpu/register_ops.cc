@@ -8,6 +8,7 @@
 #include "ort_abi.h"
 #include "sparse_linear.h"
 #include "sparse_matmul.h"
+#include "swiglu.h"
 #include "tensor.h"
 #include "threshold.h"
 
@@ -40,6 +41,7 @@ OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
   static const CustomOp<GatherMatMul<kFloat16>> gather_matmul_float16;
   static const CustomOp<GatherMatMul<kInt8>> gather_matmul_int8;
   static const CustomOp<GatherMatMul<kInt4>> gather_matmul_int4;
+  static const CustomOp<SwiGLU> swiglu;
   const OrtCustomOp* const ops[] = {&threshold,
                                     &keep_largest,
                                     &gather_active,
@@ -54,7 +56,8 @@ OrtCustomOpDomain* CreateDomain(const OrtApi* api) {
                                     &gather_matmul_float32,
                                     &gather_matmul_float16,
                                     &gather_matmul_int8,
-                                    &gather_matmul_int4};
+                                    &gather_matmul_int4,
+                                    &swiglu};
   for (const OrtCustomOp* op : ops) Check(api, ort::AddCustomOp(api, domain.get(), op));
   return domain.release();
 }

@@ -74,11 +74,8 @@ class RandomDecoder:
 
     def feed_forward(self, layer, normed):
         shape, name = self.shape, f"layers.{layer}.mlp"
-        halves = self.integers("halves", [shape.feed_forward_size] * 2)
         gate_up = self.projection(f"{name}.gate_up", normed, "norm", shape.hidden_size, 2 * shape.feed_forward_size)
-        gate, up = self.nodes("Split", [gate_up, halves], 2, axis=-1)
-        silu = self.node("Mul", [gate, self.node("Sigmoid", [gate])])
-        gated = self.node("Mul", [silu, up])
+        gated = self.node("SwiGLU", [gate_up], domain=DOMAIN)
         return self.projection(f"{name}.down", gated, "gated", shape.feed_forward_size, shape.hidden_size)
 
     def projection(self, name, hidden, state, channels, columns):

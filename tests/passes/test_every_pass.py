@@ -13,6 +13,7 @@ from sparsecc.passes import (
     CountActivePass,
     FoldBiasPass,
     FuseSparseLinearPass,
+    FuseSwiGLUPass,
     HalveWeightsPass,
     InsertGatherActivePass,
     InsertThresholdPass,
@@ -25,6 +26,7 @@ from sparsecc.passes import (
     SplitProductsPass,
     TapValuesPass,
     UnfuseSparseLinearPass,
+    UnfuseSwiGLUPass,
 )
 from sparsecc.recipe import Recipe
 from sparsecc.sparsify import sparsify
@@ -68,6 +70,8 @@ STORAGE: dict[str, Callable[[Recipe], ir.passes.InPlacePass]] = {
 FUSION: dict[str, Callable[[], ir.passes.InPlacePass]] = {
     "MergeProducts": MergeProductsPass,
     "FuseSparseLinear": FuseSparseLinearPass,
+    "FuseSwiGLU": FuseSwiGLUPass,
+    "UnfuseSwiGLU": UnfuseSwiGLUPass,
     "UnfuseSparseLinear": UnfuseSparseLinearPass,
     "SplitProducts": SplitProductsPass,
 }

@@ -8,12 +8,18 @@ import pytest
 
 from sparsecc.errors import SparseccError
 from sparsecc.fusion import fuse, unfuse
-from sparsecc.passes import MergeProductsPass, QuantizedTensors, QuantizeWeightsPass, UnfuseSparseLinearPass
+from sparsecc.passes import (
+    FuseSwiGLUPass,
+    MergeProductsPass,
+    QuantizedTensors,
+    QuantizeWeightsPass,
+    UnfuseSparseLinearPass,
+)
 from sparsecc.passes.merge_products import MERGED
 from sparsecc.projections import find_projections
 from sparsecc.sparsify import sparsify
 
-from ..graphs import BLOCK_KINDS, Array, named, operators, recipe_for, run, serialized
+from ..graphs import BLOCK_KINDS, Array, model_of, named, operators, recipe_for, run, serialized
 
 ALIKE = {kind: np.array([0.4], np.float32) for kind in BLOCK_KINDS}
 DIFFERENT = {kind: np.array([0.1 * (i + 1)], np.float32) for i, kind in enumerate(BLOCK_KINDS)}
@@ -112,19 +118,19 @@ def test_an_attribute_of_another_type_is_refused(model: ir.Model):
 @pytest.mark.parametrize(
     ("note", "widths"),
     [
-        (["a", "a"], [16, 16]),
-        (["a", ""], [16, 16]),
-        (["a", "b"], [-16, 48]),
-        (["a", "b"], [16, 1000]),
-        (["a", "b"], [[16], [16]]),
-        (["a", "b"], [16.0, 16.0]),
+        (["a", "a"], [8, 4]),
+        (["a", ""], [8, 4]),
+        (["a", "b"], [-8, 20]),
+        (["a", "b"], [8, 1000]),
+        (["a", "b"], [[8], [4]]),
+        (["a", "b"], [8.0, 4.0]),
     ],
 )
 def test_what_does_not_fit_is_refused(model: ir.Model, note: list[str], widths: list[object]):
     sparsify(model, recipe_for(model, ALIKE))
     fuse(model)
-    named(model, "/layers.0/mlp/gate_proj+up_proj/SparseLinear").metadata_props["merged"] = json.dumps(note)
-    sizes = named(model, "/layers.0/mlp/gate_proj+up_proj/Split").inputs[1]
+    named(model, "/layers.0/attn/q_proj+k_proj/SparseMatMul").metadata_props["merged"] = json.dumps(note)
+    sizes = named(model, "/layers.0/attn/q_proj+k_proj/Split").inputs[1]
     sizes.const_value = ir.tensor(np.array(widths))
     with pytest.raises(SparseccError, match="compile it again"):
         unfuse(model)
@@ -158,6 +164,78 @@ def test_operators_that_share_thresholds_unfuse_to_names_of_their_own(model: ir.
     unfuse(model)
     names = [node.name for node in model.graph] + [value.name for node in model.graph for value in node.outputs]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("halves", [1, 3])
+def test_a_gated_product_that_is_not_of_two_is_refused(model: ir.Model, halves: int):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    merged = [f"/layers.0/mlp/{name}/SparseMatMul" for name in ("gate_proj", "up_proj", "other")[:halves]]
+    named(model, "/layers.0/mlp/gate_proj+up_proj/SparseLinear").metadata_props["merged"] = json.dumps(merged)
+    with pytest.raises(SparseccError, match="compile it again"):
+        unfuse(model)
+
+
+GATED = """
+gated (float[1, s, 32] x) => ({outputs}) {{
+  gate, up = Split <axis = -1> (x, {widths})
+  sigmoid = Sigmoid ({activated})
+  silu = Mul ({silu})
+  y = Mul ({gated})
+  {rest}
+}}
+"""
+
+
+USUAL = {
+    "outputs": "float[1, s, n] y",
+    "widths": "halves",
+    "activated": "gate",
+    "silu": "gate, sigmoid",
+    "gated": "silu, up",
+    "rest": "",
+}
+
+
+def gated(**unusual: str) -> ir.Model:
+    widths = {"halves": np.array([16, 16], np.int64), "uneven": np.array([8, 24], np.int64)}
+    return model_of(GATED.format(**USUAL | unusual), widths)
+
+
+@pytest.mark.parametrize("order", [{}, {"silu": "sigmoid, gate"}, {"gated": "up, silu"}])
+def test_gate_and_up_become_one_operator_in_any_order_of_factors(order: dict[str, str]):
+    x = np.random.default_rng(0).standard_normal((1, 3, 32)).astype(np.float32)
+    (expected,) = run(gated(**order), x=x)
+    model = gated(**order)
+    fuse(model)
+    assert operators(model) == ["SwiGLU"]
+    np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["gate", "up", "sigmoid", "silu"])
+@pytest.mark.parametrize("how", ["the caller", "a node"])
+def test_what_others_read_of_a_gate_stays(value: str, how: str):
+    read = (
+        {"outputs": f"float[1, s, n] y, float[1, s, m] {value}"}
+        if how == "the caller"
+        else {"rest": f"o = Neg ({value})"}
+    )
+    assert not FuseSwiGLUPass()(gated(**read)).modified
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"widths": "uneven"},
+        {"activated": "up"},
+        {"silu": "up, sigmoid"},
+        {"silu": "gate, gate"},
+        {"gated": "silu, gate"},
+        {"gated": "silu, silu"},
+    ],
+)
+def test_other_networks_stay(other: dict[str, str]):
+    assert not FuseSwiGLUPass()(gated(**other)).modified
 
 
 def test_only_a_product_says_what_it_was_merged_of(model: ir.Model):

@@ -47,6 +47,7 @@ INPUTS = {
     "SparseMatMulNBits": ["values", "indices", "Wq", "scales", "bias"],
     "SparseLinear": ["X", "T", "W", "bias"],
     "SparseLinearNBits": ["X", "T", "Wq", "scales", "bias"],
+    "SwiGLU": ["X"],
 }
 OPTIONAL = {"bias"}
 ATTRIBUTES = {
@@ -90,6 +91,8 @@ def random_case(rng: np.random.Generator, ops: list[str]) -> Case:
     op = str(rng.choice(ops))
     channels, columns = (int(size) for size in rng.choice(SIZES, 2))
     leading = [(), (1,), (2,), (3, 2), (7,), (40,), (0,)][rng.integers(7)]
+    if op == "SwiGLU":
+        channels *= 2
     x = rng.standard_normal((*leading, channels)).astype(np.float32)
     x[rng.random(x.shape) < rng.choice([0, 0.5, 0.9])] = 0
     arrays: dict[str, NDArray[Any]] = {"X": x, "Y": x}
@@ -176,6 +179,8 @@ def is_right(case: Case) -> bool:
     if case.op == "KeepLargest":
         k = case.attributes.get("k")
         return fits and isinstance(k, int) and k >= 0
+    if case.op == "SwiGLU":
+        return fits and hidden.shape[-1] % 2 == 0
     return fits and (case.op in ("Threshold", "GatherActive") or has_right_weight(case, hidden.shape[-1]))
 
 
@@ -206,6 +211,10 @@ def expected(case: Case) -> list[tuple[NDArray[Any], NDArray[Any] | float]]:
         return [(thresholded(case), 0.0)]
     if case.op == "KeepLargest":
         return [(largest_kept(case), 0.0)]
+    if case.op == "SwiGLU":
+        gate, up = np.split(arrays["X"].astype(np.float64), 2, axis=-1)
+        gated = gate / (1 + np.exp(-gate)) * up
+        return [(gated, 1e-6 * np.abs(gated) + 1e-35 * np.abs(up) + 1e-30)]
     if case.op == "GatherActive":
         active = active_channels(arrays["Y"])
         return [(arrays["Y"][..., active], 0.0), (active, 0.0)]

@@ -201,6 +201,7 @@ class Check {
       CheckIntegerUnpacking();
       CheckIntegerPanels();
     }
+    CheckSwiGLU();
     std::printf("%s: %zu results, %zu wrong\n", name_, results_, wrong_);
     return wrong_ == 0;
   }
@@ -471,6 +472,27 @@ class Check {
         }
       }
       CheckIntegerPanel(rows, 128, kTilePairs, true);
+    }
+  }
+
+  // Gates of all magnitudes and some special ones, in rows of all lengths modulo a vector's.
+  void CheckSwiGLU() {
+    const float special[] = {0.0f,  -0.0f, kInfinity, -kInfinity, kNaN,    -kNaN, 1e-45f, -1e-45f, 1e-30f, 86.9f,
+                             87.1f, 88.3f, -86.9f,    -87.1f,     -88.38f, 89.1f, -89.1f, 1e30f,   -1e30f, -3.4e38f};
+    for (size_t count = 1; count <= 200; ++count) {
+      Guarded<float> gate(count), up(count), out(count);
+      for (float& value : gate) value = Normal(random_) * static_cast<float>(std::pow(10.0, Below(random_, 4) - 1.0));
+      for (float& value : up) value = Normal(random_);
+      for (size_t i = 0; i < count / 3; ++i) gate[Below(random_, count)] = special[Below(random_, std::size(special))];
+      kernels_.apply_swiglu(gate.data(), up.data(), count, out.data());
+      for (size_t c = 0; c < count; ++c) {
+        const double wide = gate[c];
+        const double expected = wide / (1 + std::exp(-wide)) * up[c];
+        const double tolerance = 1e-6 * std::abs(expected) + 1e-35 * std::abs(up[c]);
+        Expect(
+            IsSame(out[c], static_cast<float>(expected), tolerance),
+            [&] { return "SwiGLU of " + std::to_string(gate[c]) + " and " + std::to_string(up[c]); }, out[c], expected);
+      }
     }
   }
 

@@ -24,6 +24,7 @@ INPUTS = {
     "SparseMatMulNBits": ("values", "indices", "Wq", "scales", "bias"),
     "GatherMatMul": ("X", "indices", "W"),
     "GatherMatMulNBits": ("X", "indices", "Wq", "scales"),
+    "SwiGLU": ("X",),
 }
 OUTPUTS = {
     "Threshold": {"Y": FLOAT},
@@ -33,6 +34,7 @@ OUTPUTS = {
     "SparseMatMulNBits": {"product": FLOAT},
     "GatherMatMul": {"product": FLOAT},
     "GatherMatMulNBits": {"product": FLOAT},
+    "SwiGLU": {"Y": FLOAT},
 }
 LIBRARY, STOCK, REFERENCE = "library", "stock onnxruntime", "reference evaluator"
 

@@ -17,10 +17,7 @@ layer (float[1, s, 8] x, float[1, s, 8] residual) => (float[1, s, 8] y, float[1,
   ["norm"] normed, mean, inverse, total = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.01> ({summands}, gain)
   ["q"] q = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (normed, t, w_q, b_q)
   ["gate_up"] gate_up = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (normed, t, w_gate_up)
-  gate, up = Split <axis = -1> (gate_up, widths)
-  sigmoid = Sigmoid (gate)
-  silu = Mul (gate, sigmoid)
-  gated = Mul (silu, up)
+  gated = ai.sparsecc.SwiGLU (gate_up)
   {rest}
   ["down"] y = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (gated, t, w_down)
 }}
@@ -29,7 +26,7 @@ WEIGHTS = {"w_o": (8, 8), "w_q": (8, 4), "b_q": (4,), "gain": (8,), "w_gate_up":
 
 
 def layer(summands="residual, attended", rest="", names=()):
-    constants = {"t": torch.tensor([0.3]).numpy(), "widths": torch.tensor([16, 16]).numpy()}
+    constants = {"t": torch.tensor([0.3]).numpy()}
     text = LAYER.format(summands=summands, rest=rest)
     for old, new in names:
         text = text.replace(old, new)

@@ -89,9 +89,23 @@ def test_gather_active_rejects_a_scalar() -> None:
         run("GatherActive", {"Y": zeros()})
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (zeros(), "X must have rank 1 or more"),
+        (zeros(2, 5), r"the last dimension of X must be even, but X is \[2, 5\]"),
+    ],
+)
+def test_swiglu_rejects(x: np.ndarray, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"SwiGLU: {message}"):
+        run("SwiGLU", {"X": x})
+
+
 def test_sizes_of_zero_give_empty_tensors() -> None:
     assert run("Threshold", {"X": zeros(2, 0), "T": zeros(1)})[0].shape == (2, 0)
     assert run("KeepLargest", {"X": zeros(2, 0)}, k=3)[0].shape == (2, 0)
+    assert run("SwiGLU", {"X": zeros(2, 0)})[0].shape == (2, 0)
+    assert run("SwiGLU", {"X": zeros(0, 6)})[0].shape == (0, 3)
     values, indices = run("GatherActive", {"Y": zeros(2, 0)})
     assert (values.shape, indices.shape) == ((2, 0), (0,))
     no_indices = np.zeros(0, np.int64)

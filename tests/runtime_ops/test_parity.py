@@ -81,6 +81,35 @@ def test_gather_active(y: np.ndarray) -> None:
         np.testing.assert_array_equal(values, y[..., expected], how)
 
 
+@PROPERTY
+@given(hidden_states(), st.sampled_from([0.1, 1.0, 30.0, 1000.0]))
+def test_swiglu(x: np.ndarray, magnitude: float) -> None:
+    """Against float64: NaN for a gate of minus infinity, where 0 is multiplied by it."""
+    up = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    with np.errstate(all="ignore"):
+        gate = x * np.float32(magnitude)
+        wide = gate.astype(np.float64)
+        expected = (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
+    (y,) = run("SwiGLU", {"X": np.concatenate([gate, up], axis=-1)})
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-34)
+
+
+@PROPERTY
+@given(hidden_states(special=False))
+def test_swiglu_as_defined(x: np.ndarray) -> None:
+    both = np.concatenate([x, np.flip(x)], axis=-1)
+    (y,) = run("SwiGLU", {"X": both})
+    for how in (STOCK, REFERENCE):
+        np.testing.assert_allclose(y, run("SwiGLU", {"X": both}, how)[0], 1e-5, 1e-6, err_msg=how)
+
+
+def test_swiglu_on_several_threads() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 4098)).astype(np.float32)
+    gate, up = np.split(x.astype(np.float64), 2, axis=-1)
+    (y,) = run("SwiGLU", {"X": x})
+    np.testing.assert_allclose(y, gate / (1 + np.exp(-gate)) * up, 1e-6, 1e-30)
+
+
 def test_no_rows() -> None:
     """A prompt of no tokens: nothing is active, and the product is empty."""
     x = np.zeros((2, 0, 6), np.float32)

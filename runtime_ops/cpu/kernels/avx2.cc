@@ -7,6 +7,7 @@
 #include "avx2_int8.h"
 #include "avx2_integers.h"
 #include "avx2_panel.h"
+#include "swiglu.h"
 
 namespace sparsecc {
 namespace {
@@ -63,6 +64,7 @@ const Kernels kAvx2Kernels = {
     integers::Multiply,
     {dot::Floats<float>, dot::Floats<uint16_t>, dot::Int8, dot::Int4},
     true,
+    swiglu::Apply,
 };
 
 }  // namespace sparsecc

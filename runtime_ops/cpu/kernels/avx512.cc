@@ -6,6 +6,7 @@
 #include "avx512_int8.h"
 #include "avx512_integers.h"
 #include "avx512_panel.h"
+#include "swiglu.h"
 
 namespace sparsecc {
 namespace {
@@ -45,6 +46,7 @@ const Kernels kAvx512Kernels = {
     integers::Multiply,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     true,
+    swiglu::Apply,
 };
 
 }  // namespace sparsecc

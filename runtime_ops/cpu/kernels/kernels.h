@@ -107,6 +107,9 @@ struct IntegerProduct {
 };
 using MultiplyIntegers = void (*)(const IntegerProduct& product);
 
+// out[c] = silu(gate[c]) * up[c] for each c below count.
+using ApplySwiGLU = void (*)(const float* gate, const float* up, size_t count, float* out);
+
 struct Kernels {
   size_t stripe_bytes;  // of quantized rows, added at once: a multiple of 1 KiB, kMaxStripe columns at most
   AddRows add_rows[kWeightTypes];
@@ -116,6 +119,7 @@ struct Kernels {
   MultiplyIntegers multiply_integers;            // null as well then
   Dot dot[kWeightTypes];
   bool dot_rounds;  // whether the products of quantized rows are those of rounded values where there are any
+  ApplySwiGLU apply_swiglu;
 };
 
 extern const Kernels kPortableKernels;

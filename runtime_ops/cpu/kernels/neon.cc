@@ -3,6 +3,7 @@
 #include "neon_int4.h"
 #include "neon_int8.h"
 #include "neon_panel.h"
+#include "swiglu.h"
 
 namespace sparsecc {
 
@@ -26,6 +27,7 @@ const Kernels kNeonKernels = {
     nullptr,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     false,
+    swiglu::Apply,
 };
 
 }  // namespace sparsecc

@@ -4,6 +4,7 @@
 #include "neon_float.h"
 #include "neon_int8.h"
 #include "neon_panel.h"
+#include "swiglu.h"
 
 namespace sparsecc {
 
@@ -27,6 +28,7 @@ const Kernels kNeonDotprodKernels = {
     nullptr,
     {DotWith<kFloat32>, DotWith<kFloat16>, DotWith<kInt8>, DotWith<kInt4>},
     false,
+    swiglu::Apply,
 };
 
 }  // namespace sparsecc

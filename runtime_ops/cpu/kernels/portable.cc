@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "panels_ahead.h"
+#include "swiglu.h"
 
 namespace sparsecc {
 namespace {
@@ -179,6 +180,7 @@ const Kernels kPortableKernels = {
     nullptr,
     {DotFloats, DotHalves, DotInt8, DotInt4},
     false,
+    swiglu::Apply,
 };
 
 }  // namespace sparsecc

@@ -6,6 +6,7 @@ import math
 
 import onnx_ir as ir
 import torch
+from torch.nn import functional
 
 from sparsecc.operators import DOMAIN
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
@@ -99,6 +100,11 @@ def _chosen(weight: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return weight if indices.numel() == weight.shape[0] else weight[indices]
 
 
+def _swiglu(tensor: torch.Tensor) -> torch.Tensor:
+    gate, up = tensor.tensor_split(2, dim=-1)
+    return functional.silu(gate) * up
+
+
 OPERATORS = {
     (EXECUTOR_DOMAIN, EVERY_CHANNEL): Operator(lambda _node, _placement: _every_channel),
     (DOMAIN, "GatherActive"): Operator(lambda _node, _placement: _gather_active),
@@ -107,5 +113,6 @@ OPERATORS = {
     (DOMAIN, "KeepLargest"): Operator(_bind_keep_largest),
     (DOMAIN, "SparseMatMul"): Operator(_bind_sparse_matmul),
     (DOMAIN, "SparseMatMulNBits"): Operator(_bind_sparse_matmul_nbits, frozenset({2, 3})),
+    (DOMAIN, "SwiGLU"): Operator(lambda _node, _placement: _swiglu),
     (DOMAIN, "Threshold"): Operator(_bind_threshold, frozenset({1})),
 }
