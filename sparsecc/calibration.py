@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from sparsecc.calibration_statistics import (
     HiddenStateStatistics,
     ProjectionStatistics,
     Statistics,
+    StatisticsOnDemand,
     read_statistics,
     write_statistics,
 )
@@ -42,8 +44,17 @@ def calibrate(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> St
 
 def calibrate_once(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> Statistics:
     """As :func:`calibrate`, but statistics of the same model, text and tokens are kept and read back the next time."""
-    projections = require_projections(load_model(dense.model_path), dense.model_path)
+    return _calibrate_once(dense, windows, _calibration(dense, windows), threads)
+
+
+def calibrate_on_demand(dense: Artifact, windows: TokenWindows, *, threads: int = 0) -> StatisticsOnDemand:
+    """As :func:`calibrate_once`, when they are asked for."""
     calibration = _calibration(dense, windows)
+    return StatisticsOnDemand(calibration, functools.partial(_calibrate_once, dense, windows, calibration, threads))
+
+
+def _calibrate_once(dense: Artifact, windows: TokenWindows, calibration: Calibration, threads: int) -> Statistics:
+    projections = require_projections(load_model(dense.model_path), dense.model_path)
     kept = _read_kept(projections, calibration)
     if kept is not None:
         return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import operator
 from collections.abc import Callable, Mapping
@@ -103,6 +104,26 @@ class Statistics:
     calibration: Calibration
     hidden_states: Mapping[str, HiddenStateStatistics]
     projections: Mapping[str, ProjectionStatistics]
+
+
+class StatisticsOnDemand:
+    """Statistics that are gathered when a method first asks for more than on what: some run the model themselves."""
+
+    def __init__(self, calibration: Calibration, gather: Callable[[], Statistics]) -> None:
+        self.calibration = calibration
+        self._gather = gather
+
+    @functools.cached_property
+    def _gathered(self) -> Statistics:
+        return self._gather()
+
+    @property
+    def hidden_states(self) -> Mapping[str, HiddenStateStatistics]:
+        return self._gathered.hidden_states
+
+    @property
+    def projections(self) -> Mapping[str, ProjectionStatistics]:
+        return self._gathered.projections
 
 
 def write_statistics(statistics: Statistics, path: Path) -> None:

@@ -26,8 +26,8 @@ from sparsecc.artifact import (
     staged_directory,
 )
 from sparsecc.benchmark import Speed, benchmark
-from sparsecc.calibration import calibrate_once, require_projections, require_statistics_of
-from sparsecc.calibration_statistics import Statistics, read_statistics, write_statistics
+from sparsecc.calibration import calibrate_on_demand, calibrate_once, require_projections, require_statistics_of
+from sparsecc.calibration_statistics import Statistics, StatisticsOnDemand, read_statistics, write_statistics
 from sparsecc.checkpoint import find_checkpoint
 from sparsecc.dense_export import build_dense
 from sparsecc.errors import SparseccError
@@ -184,7 +184,8 @@ def calibrate_to_file(
     _check_statistics_target(output, overwrite=overwrite)
     read_text(source)
     with scratch_beside(output) as scratch:
-        statistics = load_statistics(open_dense(model, scratch), source, tokens=tokens, threads=threads)
+        dense = open_dense(model, scratch)
+        statistics = calibrate_once(dense, _calibration_windows(dense, source, tokens), threads=threads)
         staged = scratch / "statistics.h5"
         write_statistics(statistics, staged)
         staged.replace(output)
@@ -204,8 +205,8 @@ def open_dense(model: str, scratch: Path) -> Artifact:
     return build_dense(find_checkpoint(model), scratch)
 
 
-def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int) -> Statistics:
-    """Statistics of a dense model: read from an HDF5 file, or gathered on a text.
+def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int) -> Statistics | StatisticsOnDemand:
+    """Statistics of a dense model: read from an HDF5 file, or gathered on a text once a method asks for them.
 
     Raises:
         SparseccError: the file or the text is unusable, or the statistics are another model's.
@@ -217,13 +218,16 @@ def load_statistics(dense: Artifact, source: Path, *, tokens: int, threads: int)
         projections = require_projections(load_model(dense.model_path), dense.model_path)
         require_statistics_of(projections, statistics, source)
         return statistics
-    windows = token_windows(source, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
-    return calibrate_once(dense, windows, threads=threads)
+    return calibrate_on_demand(dense, _calibration_windows(dense, source, tokens), threads=threads)
+
+
+def _calibration_windows(dense: Artifact, text: Path, tokens: int) -> TokenWindows:
+    return token_windows(text, load_tokenizer(dense.directory), tokens=tokens, window=dense.window)
 
 
 def make_recipe(
     dense: Artifact,
-    statistics: Statistics,
+    statistics: Statistics | StatisticsOnDemand,
     method: str,
     sparsity: float,
     text: Path | None = None,

@@ -7,7 +7,7 @@ import pytest
 
 from sparsecc import calibration
 from sparsecc.artifact import Artifact
-from sparsecc.calibration import calibrate, calibrate_once, require_statistics_of
+from sparsecc.calibration import calibrate, calibrate_on_demand, calibrate_once, require_statistics_of
 from sparsecc.calibration_statistics import Statistics, read_statistics, write_statistics
 from sparsecc.errors import SparseccError
 from sparsecc.model_file import save_model
@@ -83,6 +83,16 @@ class TestCalibrateOnce:
         assert_same(calibrate_once(dense, WINDOWS), first)
         assert len(gathered) == 1
         assert_same(first, calibrate(dense, WINDOWS))
+
+    def test_on_demand_nothing_is_run_before(self, dense: Artifact, cache: Path, gathered: list, hashed: list):
+        statistics = calibrate_on_demand(dense, WINDOWS)
+        assert statistics.calibration == calibrate(dense, WINDOWS).calibration
+        gathered.clear()
+        hashed.clear()
+        assert not cache.exists()
+        assert statistics.projections.keys() == {"up", "down"}
+        assert len(statistics.hidden_states) == 2
+        assert (len(gathered), len(hashed)) == (1, 0)
 
     def test_what_is_damaged_is_made_again(self, dense: Artifact, cache: Path, gathered: list):
         expected = calibrate_once(dense, WINDOWS)

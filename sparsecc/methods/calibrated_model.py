@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecc.artifact import Artifact
-from sparsecc.calibration_statistics import Statistics
+from sparsecc.calibration_statistics import Statistics, StatisticsOnDemand
 from sparsecc.errors import MisfitError
 from sparsecc.projections import Projection
 from sparsecc.quantization.block_size import block_size
@@ -33,7 +33,7 @@ class CalibratedModel:
 
     dense: Artifact
     projections: Sequence[Projection]
-    statistics: Statistics
+    statistics: Statistics | StatisticsOnDemand
     text: Path
     threads: int = 0
     scratch: Path | None = None
