@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from sparsecc.operators import DOMAIN
+from sparsecc.operators import DOMAIN, columns_of, is_product, is_sparse_linear
 
 
 @dataclasses.dataclass(frozen=True)
 class _Activation:
-    """Nodes that compute silu(gate) * up of the two halves of a value's channels."""
+    """Nodes that compute silu(gate) * up of the two halves of a product's columns."""
 
     split: ir.Node
     sigmoid: ir.Node
@@ -19,23 +19,24 @@ class _Activation:
 
     @property
     def is_read_only_here(self) -> bool:
-        """Whether nothing else reads what lies between the value and the result."""
+        """Whether nothing else reads what lies between the product and the result."""
         gate, up = self.split.outputs
         reads = {gate: 2, up: 1, self.sigmoid.outputs[0]: 1, self.silu.outputs[0]: 1}
         return all(len(value.uses()) == count and not value.is_graph_output() for value, count in reads.items())
 
 
 class FuseSwiGLUPass(ir.passes.InPlacePass):
-    """Make Split -> Sigmoid -> Mul -> Mul one SwiGLU, where gate and up are the halves of one product.
+    """Make Split -> Sigmoid -> Mul -> Mul one SwiGLU, where gate and up are the halves of one sparse product.
 
     For one token each of the four takes longer to start than to compute. :class:`MergeProductsPass` makes such
-    products, and :class:`UnfuseSwiGLUPass` undoes this.
+    products, and :class:`UnfuseSwiGLUPass` undoes this. A sparse product is float32, as SwiGLU has to be.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         activations = list(_activations(model.graph))
+        taken = {node.name for node in model.graph}
         for activation in activations:
-            _fuse(model.graph, activation)
+            _fuse(model.graph, activation, _name(activation, taken))
         return ir.passes.PassResult(model, bool(activations))
 
     def ensures(self, model: ir.Model) -> None:
@@ -46,9 +47,10 @@ class FuseSwiGLUPass(ir.passes.InPlacePass):
 def _activations(graph: ir.Graph) -> Iterator[_Activation]:
     for gated in graph:
         for activated, up in _both_orders(gated):
-            for gate, sigmoid in _both_orders(activated.producer()):
-                activation = _activation(gated, activated, sigmoid, gate, up)
-                if activation is not None and activation.is_read_only_here:
+            for gate, opened in _both_orders(activated.producer()):
+                activation = _activation(gated, activated, gate, opened)
+                is_whole = activation is not None and [gate, up] == list(activation.split.outputs)
+                if activation is not None and is_whole and activation.is_read_only_here:
                     yield activation
 
 
@@ -60,38 +62,53 @@ def _both_orders(product: ir.Node | None) -> list[tuple[ir.Value, ir.Value]]:
     return [(first, second), (second, first)] if first is not None and second is not None else []
 
 
-def _activation(
-    gated: ir.Node, activated: ir.Value, sigmoid: ir.Value, gate: ir.Value, up: ir.Value
-) -> _Activation | None:
-    silu, activation, split = activated.producer(), sigmoid.producer(), gate.producer()
-    if silu is None or activation is None or split is None or not _halves(split):
+def _activation(gated: ir.Node, activated: ir.Value, gate: ir.Value, opened: ir.Value) -> _Activation | None:
+    silu, sigmoid, split = activated.producer(), opened.producer(), gate.producer()
+    if silu is None or sigmoid is None or split is None:
         return None
-    is_silu = _is(activation, "Sigmoid") and activation.inputs[0] is gate
-    return _Activation(split, activation, silu, gated) if is_silu and [gate, up] == list(split.outputs) else None
+    is_silu = _is(sigmoid, "Sigmoid") and tuple(sigmoid.inputs) == (gate,)
+    return _Activation(split, sigmoid, silu, gated) if is_silu and _halves_a_product(split) else None
 
 
-def _halves(split: ir.Node) -> bool:
-    """Whether a node splits channels in the middle."""
-    if not _is(split, "Split") or split.attributes.get_int("axis", 0) != -1 or len(split.inputs) != 2:
+def _halves_a_product(split: ir.Node) -> bool:
+    """Whether a node splits the columns of a sparse product in the middle."""
+    axis, value = split.attributes.get("axis"), split.inputs[0] if split.inputs else None
+    product = value.producer() if value is not None else None
+    if not _is(split, "Split") or len(split.outputs) != 2 or axis is None or axis.value != -1:
         return False
+    if product is None or not (is_product(product) or is_sparse_linear(product)):
+        return False
+    weight = product.inputs[2] if len(product.inputs) > 2 else None
+    if weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
+        return False
+    columns = columns_of(product)
+    if len(split.inputs) == 1:
+        return columns % 2 == 0
     widths = split.inputs[1].const_value if split.inputs[1] is not None else None
-    if widths is None or widths.shape.numpy() != (2,):
-        return False
-    first, second = widths.numpy().tolist()
-    return bool(first == second)
+    return widths is not None and widths.numpy().tolist() == [columns / 2, columns / 2]
 
 
 def _is(node: ir.Node, op_type: str) -> bool:
     return (node.domain, node.op_type) == ("", op_type)
 
 
-def _fuse(graph: ir.Graph, activation: _Activation) -> None:
+def _name(activation: _Activation, taken: set[str | None]) -> str:
+    """What the operator is called, like no other node: after the product, as the Split is."""
+    label = (activation.split.name or "").rpartition("/")[0] or activation.gated.outputs[0].name
+    name = f"{label}/SwiGLU"
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _fuse(graph: ir.Graph, activation: _Activation, name: str) -> None:
     output = activation.gated.outputs[0]
     fused = ir.node(
         "SwiGLU",
         activation.split.inputs[:1],
         domain=DOMAIN,
-        name=f"{(activation.split.name or '').rpartition('/')[0]}/SwiGLU",
+        name=name,
         outputs=[ir.Value(name=output.name, shape=output.shape, type=output.type)],
     )
     replaced = [activation.gated, activation.silu, activation.sigmoid, activation.split]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.initializers import register
-from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
+from sparsecc.operators import block_size_of, columns_of, is_product, is_sparse_matmul_nbits
 
 MERGED = "merged"
 """The note of a merged product: the names of the products it was made of, as a JSON list in the order of columns."""
@@ -52,14 +52,6 @@ def _have_blocks_of_their_own(products: Sequence[ir.Node]) -> bool:
     """Whether each product's columns, but the last one's, fill their blocks."""
     block = block_size_of(products[0])
     return block > 0 and all(columns_of(product) % block == 0 for product in products[:-1])
-
-
-def columns_of(product: ir.Node) -> int:
-    """How many output channels a product has, whose weight is an initializer."""
-    weight = product.inputs[2]
-    assert weight is not None
-    assert weight.const_value is not None
-    return int(weight.const_value.shape.numpy()[1])
 
 
 def _merge(graph: ir.Graph, products: Sequence[ir.Node]) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.initializers import register
-from sparsecc.operators import block_size_of, is_product, is_sparse_matmul_nbits
-from sparsecc.passes.merge_products import MERGED, columns_of, constant_labels
+from sparsecc.operators import block_size_of, columns_of, is_product, is_sparse_matmul_nbits
+from sparsecc.passes.merge_products import MERGED, constant_labels
 
 
 class SplitProductsPass(ir.passes.InPlacePass):
@@ -47,14 +47,16 @@ def _merged(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node | None]]:
 
 def _fits(product: ir.Node, split: ir.Node) -> bool:
     """Whether names, widths, constants and blocks of a merged product agree with each other."""
-    names, widths, block = _names(product), _widths(product, split), block_size_of(product)
+    names, block = _names(product), block_size_of(product)
     given = [value for value in product.inputs[2:] if value is not None]
     constants = [value.const_value for value in given if value.const_value is not None]
     is_whole = len(constants) == len(given) >= (2 if is_sparse_matmul_nbits(product) else 1)
     if not is_whole or len(constants[0].shape) != 2 or split.attributes.get_int("axis", 0) != -1 or block < 1:
         return False
+    columns = int(constants[0].shape.numpy()[1])
+    widths = _widths(split, columns)
     is_named = len(names) == len(set(names)) == len(widths) == len(split.outputs) and all(names)
-    is_covered = sum(widths) == constants[0].shape.numpy()[1] and all(width > 0 for width in widths)
+    is_covered = sum(widths) == columns and all(width > 0 for width in widths)
     return is_named and is_covered and all(width % block == 0 for width in widths[:-1])
 
 
@@ -66,13 +68,13 @@ def _names(product: ir.Node) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _widths(product: ir.Node, split: ir.Node) -> list[int]:
+def _widths(split: ir.Node, columns: int) -> list[int]:
     """How many columns each output of a Split gets; nothing where it does not say or asks for uneven parts."""
-    if (parts := split.attributes.get_int("num_outputs", 0)) > 0:
-        columns = columns_of(product)
-        return [columns // parts] * parts if columns % parts == 0 else []
     sizes = split.inputs[1] if len(split.inputs) > 1 else None
-    if sizes is None or sizes.const_value is None:
+    parts = len(split.outputs)
+    if sizes is None and split.attributes.get_int("num_outputs", 0) == parts:
+        return [columns // parts] * parts if columns % parts == 0 else []
+    if sizes is None or sizes.const_value is None or "num_outputs" in split.attributes:
         return []
     widths = sizes.const_value.numpy()
     return [int(width) for width in widths] if widths.ndim == 1 and widths.dtype == np.int64 else []
@@ -82,7 +84,7 @@ def _parts(graph: ir.Graph, product: ir.Node, split: ir.Node) -> Iterator[ir.Nod
     kinds = product.metadata_props.get("projection", "").split(", ")
     notes = {key: note for key, note in product.metadata_props.items() if key != MERGED}
     begin = 0
-    for i, (name, width) in enumerate(zip(_names(product), _widths(product, split), strict=True)):
+    for i, (name, width) in enumerate(zip(_names(product), _widths(split, columns_of(product)), strict=True)):
         if "projection" in notes and i < len(kinds):
             notes["projection"] = kinds[i]
         columns = slice(begin, begin + width)

@@ -28,7 +28,9 @@ class UnfuseSwiGLUPass(ir.passes.InPlacePass):
 
 
 def _four_nodes(swiglu: ir.Node) -> list[ir.Node]:
-    label, output = (swiglu.name or "").rpartition("/")[0], swiglu.outputs[0]
+    """Named after the operator or, without a name, after its output, so that no two are called alike."""
+    output = swiglu.outputs[0]
+    label = swiglu.name or output.name
 
     def value(name: str) -> ir.Value:
         return ir.Value(name=f"{label}/{name}", shape=output.shape, type=output.type)

@@ -121,8 +121,6 @@ def _add_piece(
     seen_projections: dict[str, ProjectionStatistics],
 ) -> None:
     magnitudes = np.abs(hidden)
-    if not np.isfinite(magnitudes.max()):
-        raise SparseccError(f"the dense model computes NaN or infinity in {name}; check the checkpoint")
     seen_states[name].add(hidden, magnitudes)
     for projection in seen_projections.values():
         if projection.hidden_state == name:

@@ -107,7 +107,7 @@ class Statistics:
 
 
 class StatisticsOnDemand:
-    """Statistics that are gathered when a method first asks for more than on what: some run the model themselves."""
+    """Statistics that are gathered when a method first reads them: some methods run the model themselves instead."""
 
     def __init__(self, calibration: Calibration, gather: Callable[[], Statistics]) -> None:
         self.calibration = calibration

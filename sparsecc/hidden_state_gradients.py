@@ -31,7 +31,7 @@ def hidden_state_gradients(
 
     Raises:
         MisfitError: the model cannot be differentiated.
-        SparseccError: a gradient is not finite.
+        SparseccError: logits or a gradient are not finite.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _misfits():
@@ -42,15 +42,21 @@ def hidden_state_gradients(
         with _misfits():
             results = executor.run(_inputs(dense, executor, window), outputs, {hidden_states[0]: _as_leaf})
             logits = results[dense.logits_name][0].float()
+            _require_finite(logits, f"{dense.model_path} computes NaN or infinity; check the checkpoint")
             drawn = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
             loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
             gradients = torch.autograd.grad(loss, [results[name] for name in hidden_states])
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            raise SparseccError(f"{dense.model_path} has gradients that are not finite; check the checkpoint")
+        for gradient in gradients:
+            _require_finite(gradient, f"{dense.model_path} has gradients that are not finite; check the checkpoint")
         yield {
             name: (results[name].detach().flatten(0, -2), gradient.flatten(0, -2))
             for name, gradient in zip(hidden_states, gradients, strict=True)
         }
+
+
+def _require_finite(tensor: torch.Tensor, complaint: str) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise SparseccError(complaint)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecc import histogram
 from sparsecc.artifact import Artifact
+from sparsecc.errors import SparseccError
 from sparsecc.model_file import load_model
 from sparsecc.passes import TapValuesPass
 from sparsecc.progress import track
@@ -23,12 +24,18 @@ def hidden_states_on(
     """Values of a dense model by name, each float32 [T, K], for a few hundred tokens of a text at a time.
 
     ``activity`` is what the progress bar says.
+
+    Raises:
+        SparseccError: one of them is NaN or infinite.
     """
     model = load_model(dense.model_path)
     TapValuesPass(list(names))(model)
     session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
     for window in track(windows.ids, activity, len(windows.ids)):
         for piece in run_prompt(session, window, list(names), **dense.cache_shape):
+            for name, hidden in zip(names, piece, strict=True):
+                if not np.isfinite(hidden).all():
+                    raise SparseccError(f"the dense model computes NaN or infinity in {name}; check the checkpoint")
             yield {name: hidden.reshape(-1, hidden.shape[-1]) for name, hidden in zip(names, piece, strict=True)}
 
 

@@ -68,6 +68,14 @@ def block_size_of(product: ir.Node) -> int:
     return product.attributes.get_int("block_size", 32) if product.op_type.endswith("NBits") else 1
 
 
+def columns_of(product: ir.Node) -> int:
+    """How many output channels a product has, or a SparseLinear, whose weight is an initializer."""
+    weight = product.inputs[2]
+    assert weight is not None
+    assert weight.const_value is not None
+    return int(weight.const_value.shape.numpy()[1])
+
+
 def is_read(value: ir.Value) -> bool:
     """Whether a node or the caller of a graph takes a value."""
     return bool(value.uses()) or value.is_graph_output()

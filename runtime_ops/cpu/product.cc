@@ -27,9 +27,9 @@ size_t StripeColumns(const Kernels& kernels, WeightType type, size_t rows) {
   return (rows > 1 ? kSharedStripeBytes : kernels.stripe_bytes) * 8 / BitsPerWeight(type);
 }
 
-// The weights of a row that a task reads in one run at least, where it can: shorter runs are read more slowly. Before
-// the active channels are divided in more than two parts, runs become shorter, and shorter still before they are in
-// more than kMaxActiveParts.
+// The weights of a row that a task reads in one run at least, where it can: shorter runs are read more slowly. With
+// more tasks than parts of the active channels, runs become shorter. They become longer where halving the active
+// channels instead of the rows makes as many tasks.
 constexpr size_t kLongRunBytes = 4096, kRunBytes = 2048, kShortestRunBytes = 1024;
 
 // Waking another thread costs some microseconds, in which one thread reads about this much.
@@ -87,9 +87,12 @@ struct Grid {
     const size_t worth = product.active * row_bytes * product.rows / kBytesPerTask;
     const size_t tasks = std::clamp<size_t>(worth, 1, MaxTasks());
     const size_t needed = std::min((tasks + kMaxActiveParts - 1) / kMaxActiveParts, row_bytes / kShortestRunBytes);
-    const size_t wanted = std::max(row_bytes / kLongRunBytes, std::min(tasks / 2, row_bytes / kRunBytes));
-    column_parts = std::clamp<size_t>(std::max(wanted, needed), 1, tasks);
+    column_parts = std::clamp<size_t>(std::max(row_bytes / kRunBytes, needed), 1, tasks);
     active_parts = std::clamp<size_t>(tasks / column_parts, 1, kMaxActiveParts);
+    if (active_parts == 1 && column_parts % 2 == 0 && row_bytes / column_parts < kLongRunBytes) {
+      column_parts /= 2;
+      active_parts = 2;
+    }
   }
   size_t column_parts, active_parts;
 };

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import torch
 
 from sparsecc.errors import SparseccError
+from sparsecc.passes import FuseSwiGLUPass
 from sparsecc.runtime_ops.triton.decoder import Decoder, is_cache
 from sparsecc.runtime_ops.triton.executor import GraphExecutor
 from sparsecc.runtime_ops.triton.fuse_gated_linear import FuseGatedLinearPass
@@ -15,7 +16,14 @@ from sparsecc.runtime_ops.triton.operators.attention import is_written_in_place
 from sparsecc.runtime_ops.triton.positions_first import PositionsFirstPass
 from sparsecc.runtime_ops.triton.read_every_channel import ReadEveryChannelPass
 
-_PASSES = (PositionsFirstPass, ReadEveryChannelPass, FuseSelectedLinearPass, FuseGatedLinearPass, FuseNormsPass)
+_PASSES = (
+    PositionsFirstPass,
+    ReadEveryChannelPass,
+    FuseSelectedLinearPass,
+    FuseSwiGLUPass,
+    FuseGatedLinearPass,
+    FuseNormsPass,
+)
 
 
 def require_gpu() -> torch.device:

@@ -13,7 +13,9 @@ from sparsecc.passes import (
     MergeProductsPass,
     QuantizedTensors,
     QuantizeWeightsPass,
+    ShipFunctionsPass,
     UnfuseSparseLinearPass,
+    UnfuseSwiGLUPass,
 )
 from sparsecc.passes.merge_products import MERGED
 from sparsecc.projections import find_projections
@@ -177,20 +179,22 @@ def test_a_gated_product_that_is_not_of_two_is_refused(model: ir.Model, halves: 
 
 
 GATED = """
-gated (float[1, s, 32] x) => ({outputs}) {{
-  gate, up = Split <axis = -1> (x, {widths})
-  sigmoid = Sigmoid ({activated})
+gated (float[1, s, 8] x) => ({outputs}) {{
+  ["gate_up/MatMul"] product = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (x, t, w)
+  ["{split}"] gate, up = Split <axis = {axis}{parts}> ({halved})
+  sigmoid = Sigmoid ({opened})
   silu = Mul ({silu})
   y = Mul ({gated})
   {rest}
 }}
 """
-
-
 USUAL = {
     "outputs": "float[1, s, n] y",
-    "widths": "halves",
-    "activated": "gate",
+    "split": "gate_up/Split",
+    "axis": "-1",
+    "parts": "",
+    "halved": "product, halves",
+    "opened": "gate",
     "silu": "gate, sigmoid",
     "gated": "silu, up",
     "rest": "",
@@ -198,36 +202,74 @@ USUAL = {
 
 
 def gated(**unusual: str) -> ir.Model:
-    widths = {"halves": np.array([16, 16], np.int64), "uneven": np.array([8, 24], np.int64)}
-    return model_of(GATED.format(**USUAL | unusual), widths)
+    widths = {"halves": [16, 16], "uneven": [8, 24], "quarters": [4, 4]}
+    constants = {name: np.array(numbers, np.int64) for name, numbers in widths.items()}
+    constants |= {"w": (8, 32), "odd": (8, 33), "t": np.array([0.3], np.float32)}
+    model = model_of(GATED.format(**USUAL | unusual), constants)
+    ShipFunctionsPass()(model)
+    return model
 
 
-@pytest.mark.parametrize("order", [{}, {"silu": "sigmoid, gate"}, {"gated": "up, silu"}])
-def test_gate_and_up_become_one_operator_in_any_order_of_factors(order: dict[str, str]):
-    x = np.random.default_rng(0).standard_normal((1, 3, 32)).astype(np.float32)
-    (expected,) = run(gated(**order), x=x)
-    model = gated(**order)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"silu": "sigmoid, gate"},
+        {"gated": "up, silu"},
+        {"halved": "product", "parts": ", num_outputs = 2"},
+        {"split": ""},
+        {"split": "Split_1", "rest": '["gate_up/SwiGLU"] o = Neg (x)'},
+    ],
+)
+def test_gate_and_up_become_one_operator_and_can_be_parted_again(form: dict[str, str]):
+    x = np.random.default_rng(0).standard_normal((1, 3, 8)).astype(np.float32)
+    (expected,) = run(gated(**form), x=x)
+    model = gated(**form)
     fuse(model)
-    assert operators(model) == ["SwiGLU"]
+    assert operators(model)[:2] == ["SparseLinear", "SwiGLU"]
     np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-6)
+    UnfuseSwiGLUPass()(model)
+    assert operators(model)[:5] == ["SparseLinear", "Split", "Sigmoid", "Mul", "Mul"]
+    np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert FuseSwiGLUPass()(model).modified
 
 
-@pytest.mark.parametrize("value", ["gate", "up", "sigmoid", "silu"])
-@pytest.mark.parametrize("how", ["the caller", "a node"])
-def test_what_others_read_of_a_gate_stays(value: str, how: str):
-    read = (
-        {"outputs": f"float[1, s, n] y, float[1, s, m] {value}"}
-        if how == "the caller"
-        else {"rest": f"o = Neg ({value})"}
-    )
-    assert not FuseSwiGLUPass()(gated(**read)).modified
+@pytest.mark.parametrize("split", ["", "Split_{}", "mlp/Split_{}", "/layers.{}/mlp/Split"])
+def test_two_layers_have_names_of_their_own(split: str):
+    layer = """
+      ["layers.{i}/SparseLinear"] product_{i} = ai.sparsecc.SparseLinear <max_sparse_rows = 4> (x_{i}, t, w)
+      ["{split}"] gate_{i}, up_{i} = Split <axis = -1> (product_{i}, halves)
+      sigmoid_{i} = Sigmoid (gate_{i})
+      silu_{i} = Mul (gate_{i}, sigmoid_{i})
+      x_{next} = Mul (silu_{i}, up_{i})"""
+    layers = "".join(layer.format(i=i, next=i + 1, split=split.format(i)) for i in range(2))
+    text = f"two (float[1, s, 16] x_0) => (float[1, s, 16] x_2) {{ {layers} }}"
+    constants = {"w": (16, 32), "t": np.array([0.3], np.float32), "halves": np.array([16, 16], np.int64)}
+    model = model_of(text, constants)
+    ShipFunctionsPass()(model)
+    x = np.random.default_rng(0).standard_normal((1, 3, 16)).astype(np.float32)
+    (expected,) = run(model, x_0=x)
+    fuse(model)
+    assert operators(model) == ["SparseLinear", "SwiGLU"] * 2
+    np.testing.assert_allclose(run(model, x_0=x)[0], expected, rtol=1e-5, atol=1e-6)
+    unfuse(model)
+    np.testing.assert_allclose(run(model, x_0=x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["product", "gate", "up", "sigmoid", "silu"])
+def test_what_others_read_stays(value: str):
+    is_kept = value != "product"  # which is there after all
+    for read in ({"outputs": f"float[1, s, n] y, float[1, s, m] {value}"}, {"rest": f"o = Neg ({value})"}):
+        assert FuseSwiGLUPass()(gated(**read)).modified != is_kept
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"widths": "uneven"},
-        {"activated": "up"},
+        {"halved": "product, uneven"},
+        {"halved": "x, quarters"},  # may be of a type that the kernel does not take
+        {"axis": "2"},
+        {"opened": "up"},
         {"silu": "up, sigmoid"},
         {"silu": "gate, gate"},
         {"gated": "silu, gate"},
@@ -236,6 +278,32 @@ def test_what_others_read_of_a_gate_stays(value: str, how: str):
 )
 def test_other_networks_stay(other: dict[str, str]):
     assert not FuseSwiGLUPass()(gated(**other)).modified
+
+
+def test_an_odd_product_stays():
+    model = gated(halved="product", parts=", num_outputs = 2")
+    (linear,) = (node for node in model.graph if node.op_type == "SparseLinear")
+    linear.replace_input_with(2, model.graph.initializers["odd"])
+    assert not FuseSwiGLUPass()(model).modified
+
+
+@pytest.mark.parametrize("damage", ["no input", "an axis that is no number"])
+def test_a_damaged_graph_stays(damage: str):
+    model = gated()
+    split, sigmoid = (next(node for node in model.graph if node.op_type == name) for name in ("Split", "Sigmoid"))
+    if damage == "no input":
+        sigmoid.resize_inputs(0)
+    else:
+        split.attributes.add(ir.AttrString("axis", "last"))
+    assert not FuseSwiGLUPass()(model).modified
+
+
+def test_a_split_that_says_its_widths_twice_is_refused(model: ir.Model):
+    sparsify(model, recipe_for(model, ALIKE))
+    fuse(model)
+    named(model, "/layers.0/attn/q_proj+k_proj/Split").attributes.add(ir.AttrInt64("num_outputs", 2))
+    with pytest.raises(SparseccError, match="compile it again"):
+        unfuse(model)
 
 
 def test_only_a_product_says_what_it_was_merged_of(model: ir.Model):
