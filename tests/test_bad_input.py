@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from sparsecc.command_line import app
-from sparsecc.model_file import load_model, model_sha256
+from sparsecc.model_file import load_model, model_sha256, save_model
 from sparsecc.recipe import Calibration
 from sparsecc.session import OPS_LIBRARY_NAME
 from sparsecc.text import shipped_text
@@ -323,6 +323,18 @@ def test_a_database_that_does_not_answer(refused, dense, tmp_path):
     line = refused("search", dense.directory, "-o", tmp_path / "recipe.json", "--storage", storage, "--tokens", 128)
     assert "cannot be opened" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("method", ["best", "fisher", "larosa", "teal"])
+def test_a_model_that_computes_nan(refused, dense, copy_of, tmp_path, method):
+    broken = copy_of(dense.directory)
+    model = load_model(broken / "model.onnx")
+    norm = next(value for value in model.graph.initializers.values() if len(value.const_value.shape) == 1)
+    norm.const_value = ir.tensor(np.full(norm.const_value.shape.numpy(), np.nan, np.float32), name=norm.name)
+    save_model(model, broken)
+    line = refused("compile", broken, "-o", tmp_path / "out", "--method", method, "--tokens", 2048)
+    assert "computes NaN or infinity" in line
+    assert "check the checkpoint" in line
 
 
 def test_a_database_that_cannot_be_written(refused, dense, tmp_path):
