@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sparsecc import calibration
 from sparsecc.calibration import require_projections
-from sparsecc.compilation import write_sparse_artifact
+from sparsecc.compilation import compile_model, write_sparse_artifact
 from sparsecc.errors import MisfitError
 from sparsecc.evaluation import evaluate
 from sparsecc.hidden_state_gradients import hidden_state_gradients
@@ -141,3 +142,9 @@ def test_a_sparsity_that_is_missed_is_refused(model, monkeypatch):
     monkeypatch.setattr(sys.modules["sparsecc.methods.fisher"], "ThresholdSession", SkipsHalf)
     with pytest.raises(MisfitError, match=r"method fisher can skip 50.0% of .* and sparsity 0.6 is to skip more"):
         METHODS["fisher"](model, 0.6)
+
+
+def test_no_statistics_are_gathered_to_compile(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_calibrate_once", pytest.fail)
+    made = compile_model(dense.directory, tmp_path / "sparse", method="fisher", tokens=TOKENS, measure=False)
+    assert made.recipe.calibration.tokens == TOKENS
