@@ -1,15 +1,31 @@
 // How much of an operator's work one task takes.
 #pragma once
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <cstddef>
 #include <thread>
 
 namespace sparsecc {
 
+// How many processors this process may use, as far as this thread tells: one that is pinned to a single processor says
+// nothing of the others.
+inline size_t UsableProcessors() {
+#ifdef __linux__
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof usable, &usable) == 0 && CPU_COUNT(&usable) > 1) {
+    return static_cast<size_t>(CPU_COUNT(&usable));
+  }
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
 // The most tasks that can run at once. The size of the session's thread pool is not to be had; this bounds it.
 inline size_t MaxTasks() {
-  static const size_t count = std::max(1u, std::thread::hardware_concurrency());
+  static const size_t count = UsableProcessors();
   return count;
 }
 
