@@ -19,8 +19,13 @@ from sparsecc.passes import (
 
 def fuse(model: ir.Model) -> None:
     """Rewrite a sparse model in place for speed: one product for all that share channels, one operator for several."""
-    merging = (MergeProductsPass(), FuseSparseLinearPass(), FuseSwiGLUPass())
-    for graph_pass in (*merging, ShipFunctionsPass(), CleanUpPass()):
+    for graph_pass in (
+        MergeProductsPass(),
+        FuseSparseLinearPass(),
+        FuseSwiGLUPass(),
+        ShipFunctionsPass(),
+        CleanUpPass(),
+    ):
         graph_pass(model)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
+from sparsecc.operators import is_read_once
 from sparsecc.projections import Projection, find_projections, is_linear
 
 
@@ -47,16 +48,14 @@ def _network(projections: dict[str, Projection]) -> GatedNetwork | None:
         return None
     if any(projection.node.op_type != "MatMul" for projection in (up, down)):
         return None
-    if up.node.outputs[0] not in product.inputs or not _is_read_once(up.node) or not _is_read_once(product):
+    if up.node.outputs[0] not in product.inputs or not all(
+        is_read_once(node.outputs[0]) for node in (up.node, product)
+    ):
         return None
     activated = next((value for value in product.inputs if value is not up.node.outputs[0]), None)
     if activated is None or not _computes(activated, gate.node):
         return None
     return GatedNetwork(gate, up, down, activated, product)
-
-
-def _is_read_once(node: ir.Node) -> bool:
-    return len(node.outputs[0].uses()) == 1 and not node.outputs[0].is_graph_output()
 
 
 def _computes(value: ir.Value, linear: ir.Node) -> bool:

@@ -33,10 +33,11 @@ def hidden_states_on(
     session = open_session(ir.to_proto(model).SerializeToString(), data_folder=dense.directory, threads=threads)
     for window in track(windows.ids, activity, len(windows.ids)):
         for piece in run_prompt(session, window, list(names), **dense.cache_shape):
-            for name, hidden in zip(names, piece, strict=True):
+            states = {name: hidden.reshape(-1, hidden.shape[-1]) for name, hidden in zip(names, piece, strict=True)}
+            for name, hidden in states.items():
                 if not np.isfinite(hidden).all():
                     raise SparseccError(f"the dense model computes NaN or infinity in {name}; check the checkpoint")
-            yield {name: hidden.reshape(-1, hidden.shape[-1]) for name, hidden in zip(names, piece, strict=True)}
+            yield states
 
 
 def weighted_magnitudes(

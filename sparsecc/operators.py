@@ -79,3 +79,8 @@ def columns_of(product: ir.Node) -> int:
 def is_read(value: ir.Value) -> bool:
     """Whether a node or the caller of a graph takes a value."""
     return bool(value.uses()) or value.is_graph_output()
+
+
+def is_read_once(value: ir.Value) -> bool:
+    """Whether one input of one node, and no caller, takes a value."""
+    return len(value.uses()) == 1 and not value.is_graph_output()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from sparsecc.operators import is_sparse_linear, is_swiglu
+from sparsecc.operators import is_read_once, is_sparse_linear, is_swiglu
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 
 GATED = "Gated"
@@ -25,11 +25,11 @@ class FuseGatedLinearPass(ir.passes.InPlacePass):
 
 def _gated(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
     for swiglu in filter(is_swiglu, graph):
-        value = swiglu.inputs[0]
+        value = swiglu.inputs[0] if swiglu.inputs else None
         product = value.producer() if value is not None else None
         if product is None or value is None or not is_sparse_linear(product):
             continue
-        if len(value.uses()) == 1 and not value.is_graph_output():
+        if is_read_once(value):
             yield product, swiglu
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from sparsecc.operators import DOMAIN, is_read
+from sparsecc.operators import DOMAIN, is_read, is_read_once
 from sparsecc.runtime_ops.triton.executor_domain import EXECUTOR_DOMAIN
 from sparsecc.runtime_ops.triton.fuse_gated_linear import GATED
 
@@ -50,8 +50,7 @@ def _added_product(norm: ir.Node) -> ir.Node | None:
         product = value.producer() if value is not None else None
         if product is None or _base(product) is None or GATED in product.op_type:
             continue
-        is_read_only_here = len(product.outputs[0].uses()) == 1 and not product.outputs[0].is_graph_output()
-        if is_read_only_here and _has_gain_by_column(norm, product):
+        if is_read_once(product.outputs[0]) and _has_gain_by_column(norm, product):
             return product
     return None
 
