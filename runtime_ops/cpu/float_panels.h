@@ -16,19 +16,19 @@ struct Values {
   size_t stride;
 };
 
-// Adds values[rows] times the weights of some panels to the sums. Fetches what `ahead` says.
-inline void MultiplyAsFloats(const Kernels& kernels, const Product& product, const Values& values, Range rows,
-                             const Panels& panels, Sums& sums, PanelsAhead ahead) {
-  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
-  const Weights& weights = product.weights;
+// Adds values[rows] times the weights of some panels, which are unpacked, to the sums. Calls `after_each` after every
+// product of a few rows and columns.
+template <typename AfterEach>
+void MultiplyUnpacked(const Kernels& kernels, const Values& values, Range rows, const Panels& panels,
+                      const float* unpacked, Sums& sums, PanelsAhead& ahead, const AfterEach& after_each) {
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin;
-  kernels.unpack_panels[weights.type](weights, product.indices + active.begin, count, stripe, unpacked);
-  for (size_t column = stripe.begin; column < stripe.end; column += kPanelColumns) {
+  for (size_t column = stripe.begin; column < stripe.end; column += kernels.columns_at_once) {
     for (size_t row = rows.begin; row < rows.end; row += kPanelRows) {
-      kernels.multiply_panel({values.data + row * values.stride, values.stride, std::min(kPanelRows, rows.end - row),
-                              unpacked + (column - stripe.begin) * count, count, sums.At(row, column), sums.stride(),
-                              std::min(kPanelColumns, stripe.end - column), ahead});
+      kernels.multiply_panels({values.data + row * values.stride, values.stride, std::min(kPanelRows, rows.end - row),
+                               unpacked + (column - stripe.begin) * count, count, sums.At(row, column), sums.stride(),
+                               std::min(kernels.columns_at_once, stripe.end - column), ahead});
+      after_each();
     }
   }
 }
@@ -37,11 +37,12 @@ inline void MultiplyAsFloats(const Kernels& kernels, const Product& product, con
 // same few lines of the cache.
 class FloatPanels {
  public:
-  // A tile's values stay in the second-level cache, with the weights of a stripe and of the next one. Its rows of
-  // weights span no more than half of the memory whose pages the processor remembers: where they lie a power of two
-  // apart, they share few of the places for that. But tiles of fewer channels than half of kTileChannels would cost
-  // more.
-  static TileShape Tile(const Weights& weights) {
+  // A tile's values stay in the second-level cache, with the weights of a stripe and of the next one. Where kernels
+  // unpack ahead, both have a half of Unpacked. Else the tile's rows of weights span no more than half of the memory
+  // whose pages the processor remembers: where they lie a power of two apart, they share few of the places for that.
+  // But tiles of fewer channels than half of kTileChannels would cost more.
+  static TileShape Tile(const Kernels& kernels, const Weights& weights) {
+    if (kernels.unpacks_ahead) return {32 * kPanelRows, kTileChannels / 2, kUnpackedColumns};
     constexpr size_t kSpan = size_t{4} << 20;
     const size_t bits = BitsPerWeight(weights.type);
     const size_t channels = kSpan * 8 / bits / weights.columns / kFetchChannels * kFetchChannels;
@@ -51,7 +52,7 @@ class FloatPanels {
 
   FloatPanels(const Call& call, const Kernels& kernels, const Product& product)
       : kernels_(kernels), product_(product), values_(new float[product.rows * product.active]) {
-    const size_t rows = product.rows, height = Tile(product.weights).channels;
+    const size_t rows = product.rows, height = Tile(kernels, product.weights).channels;
     call.Parallel(PartsOf(product.active, height), [&](size_t tile) {
       const Range active = {tile * height, std::min((tile + 1) * height, product.active)};
       float* to = values_.get() + rows * active.begin;
@@ -62,16 +63,42 @@ class FloatPanels {
     });
   }
 
-  // Adds some rows of values, times the weights of some panels, to the sums, and fetches the weights of the next ones.
-  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const {
-    const auto [active, stripe] = panels;
-    const size_t products =
-        PartsOf(rows.end - rows.begin, kPanelRows) * PartsOf(stripe.end - stripe.begin, kPanelColumns);
-    const size_t fetches = products * ((active.end - active.begin) / kFetchChannels);
-    MultiplyAsFloats(kernels_, product_, In(active), rows, panels, sums, Ahead(product_, next, fetches));
+  // The unpacked weights of a task: where the kernels unpack ahead, those of the panels that are multiplied in one
+  // half, and those of the next ones in the other.
+  struct Unpacked {
+    static constexpr size_t kHalf = kTileChannels / 2 * kUnpackedColumns;
+    alignas(64) float weights[2 * kHalf];
+    size_t current = 0;         // where the panels begin: 0 or kHalf
+    size_t channels_ahead = 0;  // of the next panels
+  };
+
+  // Adds some rows of values, times the weights of some panels, to the sums. Meanwhile it fetches the weights of the
+  // next ones, and unpacks what has come.
+  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums, Unpacked& unpacked) const {
+    const size_t count = panels.active.end - panels.active.begin;
+    float* weights = unpacked.weights + unpacked.current;
+    Unpack(panels, {unpacked.channels_ahead, count}, weights);
+    unpacked.channels_ahead = 0;
+    if (kernels_.unpacks_ahead) unpacked.current = Unpacked::kHalf - unpacked.current;
+    const size_t products = PartsOf(rows.end - rows.begin, kPanelRows) *
+                            PartsOf(panels.stripe.end - panels.stripe.begin, kernels_.columns_at_once);
+    PanelsAhead ahead = Ahead(product_, next, products * (count / kFetchChannels));
+    size_t done = 0;
+    MultiplyUnpacked(kernels_, In(panels.active), rows, panels, weights, sums, ahead, [&] {
+      if (!kernels_.unpacks_ahead) return;
+      const size_t fetched = (next.active.end - next.active.begin) * done++ / products;  // before this product
+      Unpack(next, {unpacked.channels_ahead, fetched}, unpacked.weights + unpacked.current);
+      unpacked.channels_ahead = fetched;
+    });
   }
 
  private:
+  void Unpack(const Panels& panels, Channels channels, float* to) const {
+    const auto [active, stripe] = panels;
+    kernels_.unpack_panels[product_.weights.type](product_.weights, product_.indices + active.begin,
+                                                  active.end - active.begin, channels, stripe, to);
+  }
+
   Values In(Range active) const { return {values_.get() + product_.rows * active.begin, active.end - active.begin}; }
 
   const Kernels& kernels_;

@@ -69,7 +69,13 @@ void GatherScales(const Product& product, Range active, Range blocks, uint16_t (
 // Not inlined: it is seldom called and takes much of the stack.
 __attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product& product, Range rows,
                                            const Panels& panels, Sums& sums) {
-  MultiplyAsFloats(kernels, product, {product.values + panels.active.begin, product.active}, rows, panels, sums, {});
+  alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
+  const auto [active, stripe] = panels;
+  const size_t count = active.end - active.begin;
+  kernels.unpack_panels[product.weights.type](product.weights, product.indices + active.begin, count, {0, count},
+                                              stripe, unpacked);
+  PanelsAhead none;
+  MultiplyUnpacked(kernels, {product.values + active.begin, product.active}, rows, panels, unpacked, sums, none, [] {});
 }
 
 }  // namespace
@@ -107,15 +113,15 @@ void IntegerPanels::Pack(size_t first_row) {
   }
 }
 
-void IntegerPanels::Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const {
-  alignas(64) int16_t unpacked[kTilePairs * kUnpackedColumns * 2];
+void IntegerPanels::Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums,
+                             Unpacked& unpacked) const {
   uint16_t halves[kUnpackedColumns / kPanelColumns][kTileChannels] = {};
   const Weights& weights = product_.weights;
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin, pairs = PartsOf(count, 2);
   const Range blocks = {stripe.begin / weights.block, (stripe.end - 1) / weights.block + 1};
   GatherScales(product_, active, blocks, halves);
-  kernels_.unpack_integers[weights.type](weights, product_.indices + active.begin, count, stripe, unpacked);
+  kernels_.unpack_integers[weights.type](weights, product_.indices + active.begin, count, stripe, unpacked.weights);
   const size_t groups = PartsOf(rows.end - rows.begin, kPanelRows);
   PanelsAhead ahead = Ahead(product_, next, groups * (blocks.end - blocks.begin));
   for (size_t block = blocks.begin; block < blocks.end; ++block) {
@@ -130,7 +136,7 @@ void IntegerPanels::Multiply(Range rows, const Panels& panels, const Panels& nex
         AddInFloats(kernels_, product_, {row, row + group_rows}, {active, columns}, sums);
       } else {
         kernels_.multiply_integers({group.integers[0][0], scales.integers[0], group.units, scales.unit, group_rows,
-                                    unpacked + (columns.begin - stripe.begin) * pairs * 2, pairs,
+                                    unpacked.weights + (columns.begin - stripe.begin) * pairs * 2, pairs,
                                     sums.At(row, columns.begin), sums.stride(), columns.end - columns.begin});
       }
     }

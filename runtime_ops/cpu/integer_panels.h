@@ -32,13 +32,18 @@ bool HasIntegerPanels(const Kernels& kernels, const Weights& weights);
 class IntegerPanels {
  public:
   // So many columns that each row of weights is read a whole cache line at a time.
-  static TileShape Tile(const Weights&) { return {64 * kPanelRows, kTileChannels, kUnpackedColumns}; }
+  static TileShape Tile(const Kernels&, const Weights&) { return {64 * kPanelRows, kTileChannels, kUnpackedColumns}; }
 
   IntegerPanels(const Call& call, const Kernels& kernels, const Product& product);
 
+  // The unpacked weights of a task.
+  struct Unpacked {
+    alignas(64) int16_t weights[kTilePairs * kUnpackedColumns * 2];
+  };
+
   // Adds some rows of values, times the weights of some panels, to the sums, and fetches the weights of the next ones.
   // Values that are infinite, NaN or of extreme size, and infinite or NaN scales, are added in floats.
-  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums) const;
+  void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums, Unpacked& unpacked) const;
 
  private:
   struct Group {  // of rows, in the channels of a tile

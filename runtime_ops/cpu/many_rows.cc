@@ -44,7 +44,7 @@ void Write(const Product& product, Range rows, Range columns, const Sums& sums) 
 template <typename Tiles>
 void MultiplyTiles(const Call& call, const Kernels& kernels, const Product& product) {
   const Tiles tiles(call, kernels, product);
-  const TileShape shape = Tiles::Tile(product.weights);
+  const TileShape shape = Tiles::Tile(kernels, product.weights);
   const size_t tasks = Tasks(product.weights);
   const auto columns_of = [&](size_t task) { return Part(product.weights.columns, shape.columns, tasks, task); };
   std::vector<Sums> sums_of_tasks;  // made here, since a task must not throw
@@ -55,10 +55,14 @@ void MultiplyTiles(const Call& call, const Kernels& kernels, const Product& prod
     const Range columns = columns_of(task);
     const PanelsOf all(product.active, columns, shape);
     Sums& sums = sums_of_tasks[task];
+    typename Tiles::Unpacked unpacked;
     for (size_t row = 0; row < product.rows; row += shape.rows) {
       const Range rows = {row, std::min(row + shape.rows, product.rows)};
       sums.Clear(rows);
-      for (size_t i = 0; i < all.count(); ++i) tiles.Multiply(rows, all[i], all[(i + 1) % all.count()], sums);
+      for (size_t i = 0; i < all.count(); ++i) {
+        const bool is_last = i + 1 == all.count() && rows.end == product.rows;
+        tiles.Multiply(rows, all[i], is_last ? Panels{} : all[(i + 1) % all.count()], sums, unpacked);
+      }
       Write(product, rows, columns, sums);
     }
   });

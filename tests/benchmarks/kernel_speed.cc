@@ -145,21 +145,21 @@ double InCache(const Kernels& kernels, WeightType type) {
 
 double PanelGflops(const Kernels& kernels) {
   constexpr size_t kCount = 256;
-  std::vector<float> values(kCount * kPanelRows, 1.5f), out(kPanelRows * kPanelColumns);
-  std::vector<float> memory(kCount * kPanelColumns + 16, 0.25f);
-  float* panel = memory.data();
-  while (reinterpret_cast<uintptr_t>(panel) % 64 != 0) ++panel;
+  std::vector<float> values(kCount * kPanelRows, 1.5f), out(kPanelRows * kernels.columns_at_once);
+  std::vector<float> memory(kCount * kernels.columns_at_once + 16, 0.25f);
+  float* panels = memory.data();
+  while (reinterpret_cast<uintptr_t>(panels) % 64 != 0) ++panels;
   PanelsAhead ahead;
   double best = 1e30;
   for (int pass = 0; pass < 20; ++pass) {
     const double start = Seconds();
     for (int i = 0; i < 2000; ++i) {
-      kernels.multiply_panel(
-          {values.data(), kCount, kPanelRows, panel, kCount, out.data(), kPanelColumns, kPanelColumns, ahead});
+      kernels.multiply_panels({values.data(), kCount, kPanelRows, panels, kCount, out.data(), kernels.columns_at_once,
+                               kernels.columns_at_once, ahead});
     }
     best = std::min(best, Seconds() - start);
   }
-  return 2000 * 2.0 * kCount * kPanelRows * kPanelColumns / best / 1e9;
+  return 2000 * 2.0 * kCount * kPanelRows * static_cast<double>(kernels.columns_at_once) / best / 1e9;
 }
 
 double IntegerGops(const Kernels& kernels) {

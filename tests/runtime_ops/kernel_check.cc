@@ -321,8 +321,11 @@ class Check {
     indices.back() = static_cast<int64_t>(shape.channels) - 1;
     const size_t panels = (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns;
     Guarded<float> is(panels * count * kPanelColumns), expected(panels * count * kPanelColumns);
-    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, stripe, is.data());
-    kPortableKernels.unpack_panels[shape.type](matrix.weights(), indices.data(), count, stripe, expected.data());
+    const size_t some = Below(random_, count + 1);
+    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {0, some}, stripe, is.data());
+    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {some, count}, stripe, is.data());
+    kPortableKernels.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {0, count}, stripe,
+                                               expected.data());
     for (size_t i = 0; i < panels * count * kPanelColumns; ++i) {
       Expect(is[i] == expected[i], [&] { return "panel of " + Describe(shape, count, stripe, i); }, is[i], expected[i]);
     }
@@ -345,9 +348,10 @@ class Check {
 
   void CheckPanel(size_t rows, size_t columns, size_t count) {
     const size_t values_stride = count + Below(random_, 5), stride = columns + Below(random_, 5);
-    Guarded<float> values((rows - 1) * values_stride + count), panel(count * kPanelColumns);
+    const size_t panel_count = (columns + kPanelColumns - 1) / kPanelColumns;
+    Guarded<float> values((rows - 1) * values_stride + count), panels(panel_count * count * kPanelColumns);
     Guarded<float> out((rows - 1) * stride + columns);
-    for (Guarded<float>* numbers : {&values, &panel, &out}) {
+    for (Guarded<float>* numbers : {&values, &panels, &out}) {
       for (float& number : *numbers) number = Normal(random_);
     }
     const std::vector<float> before(out.begin(), out.end());
@@ -360,8 +364,8 @@ class Check {
     ahead.end = std::end(rows_ahead);
     ahead.bytes = 160;
     ahead.lines_per_fetch = 2;
-    kernels_.multiply_panel(
-        {values.data(), values_stride, rows, panel.data(), count, out.data(), stride, columns, ahead});
+    kernels_.multiply_panels(
+        {values.data(), values_stride, rows, panels.data(), count, out.data(), stride, columns, ahead});
     const size_t fetched = std::min(2 * (count / kFetchChannels), 3 * size_t{3});  // lines, of three rows of three
     Expect(
         static_cast<size_t>(ahead.next - std::begin(rows_ahead)) == (fetched + 2) / 3,
@@ -371,7 +375,8 @@ class Check {
       const size_t row = i / stride, column = i % stride;
       double expected = before[i], terms = std::abs(expected);
       for (size_t k = 0; k < count && column < columns; ++k) {
-        const double term = static_cast<double>(values[row * values_stride + k]) * panel[k * kPanelColumns + column];
+        const size_t at = (column / kPanelColumns * count + k) * kPanelColumns + column % kPanelColumns;
+        const double term = static_cast<double>(values[row * values_stride + k]) * panels[at];
         expected += term;
         terms += std::abs(term);
       }
@@ -388,7 +393,7 @@ class Check {
 
   void CheckPanels() {
     for (size_t rows = 1; rows <= kPanelRows; ++rows) {
-      for (size_t columns = 1; columns <= kPanelColumns; ++columns) {
+      for (size_t columns = 1; columns <= kernels_.columns_at_once; ++columns) {
         for (size_t count : {1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 67, 256}) CheckPanel(rows, columns, count);
       }
     }

@@ -58,6 +58,8 @@ const Kernels kAvx2Kernels = {
     4096,
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddInt8, AddInt4},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    false,
+    kPanelColumns,
     panel::Multiply,
     {nullptr, nullptr, integers::Unpack<integers::Int8, integers::StorePairs>,
      integers::Unpack<integers::Int4, integers::StorePairs>},

@@ -51,11 +51,12 @@ inline bool IsUsual(const Weights& weights, Stripe stripe) {
 }
 
 template <typename Weight>
-void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
-  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, stripe, panels);
+void Unpack(const Weights& weights, const int64_t* indices, size_t count, Channels channels, Stripe stripe,
+            float* panels) {
+  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, channels, stripe, panels);
   constexpr bool kIsQuantized = sizeof(Weight) == 1;
   constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
-  for (size_t k = 0; k < count; ++k) {
+  for (size_t k = channels.begin; k < channels.end; ++k) {
     const auto channel = static_cast<size_t>(indices[k]);
     const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
     for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
@@ -76,7 +77,7 @@ __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
     sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     _mm_prefetch(product.out + r * product.out_stride, _MM_HINT_T0);
   }
-  const float *values = product.values, *panel = product.panel, *const end = values + product.count;
+  const float *values = product.values, *panel = product.panels, *const end = values + product.count;
   const size_t stride = product.values_stride;
   PanelsAhead ahead = product.ahead;
   const auto add_channel = [&]() __attribute__((always_inline)) {

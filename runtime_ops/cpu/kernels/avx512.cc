@@ -40,6 +40,8 @@ const Kernels kAvx512Kernels = {
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Pack16, int8::AddGroup>,
      AddQuantized<kInt4, Pack8, int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    true,
+    panel::kPanels * kPanelColumns,
     panel::Multiply,
     {nullptr, nullptr, integers::Unpack<integers::Int8, integers::StorePairs>,
      integers::Unpack<integers::Int4, integers::StorePairs>},

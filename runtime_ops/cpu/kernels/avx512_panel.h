@@ -41,11 +41,12 @@ inline bool IsUsual(const Weights& weights, Stripe stripe) {
 }
 
 template <typename Weight>
-void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
-  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, stripe, panels);
+void Unpack(const Weights& weights, const int64_t* indices, size_t count, Channels channels, Stripe stripe,
+            float* panels) {
+  if (!IsUsual(weights, stripe)) return UnpackPanelsPortable(weights, indices, count, channels, stripe, panels);
   constexpr bool kIsQuantized = sizeof(Weight) == 1;
   constexpr size_t kPerElement = std::is_same_v<Weight, Int4> ? 2 : 1;
-  for (size_t k = 0; k < count; ++k) {
+  for (size_t k = channels.begin; k < channels.end; ++k) {
     const auto channel = static_cast<size_t>(indices[k]);
     const auto* row = static_cast<const Weight*>(RowAt(weights, channel, stripe.begin));
     for (size_t c = 0; c < stripe.end - stripe.begin; c += kPanelColumns) {
@@ -56,64 +57,84 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Stripe
   }
 }
 
-// Each output is the sum of two, of the even and of the odd channels: so few sums alone would have to wait for each
-// other.
-template <size_t kRows>
+// The panels that are multiplied together. With four of six rows, 24 sums are in registers, as many as do not wait for
+// each other, and a value that has been read once is multiplied four times.
+constexpr size_t kPanels = 4;
+
+template <size_t kRows, size_t kCount>
 __attribute__((noinline)) void MultiplyRows(const PanelProduct& product) {
-  __m512 sums[2][kRows];
+  __m512 sums[kRows][kCount];
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {
-    sums[0][r] = sums[1][r] = _mm512_setzero_ps();
-    _mm_prefetch(product.out + r * product.out_stride, _MM_HINT_T0);
-  }
-  const float *values = product.values, *panel = product.panel, *const end = values + product.count;
-  const size_t stride = product.values_stride;
-  PanelsAhead ahead = product.ahead;
-  const auto add_channel = [&](__m512* to) __attribute__((always_inline)) {
-    const __m512 weights = _mm512_loadu_ps(panel);
-#pragma GCC unroll 6
-    for (size_t r = 0; r < kRows; ++r) to[r] = _mm512_fmadd_ps(_mm512_set1_ps(values[r * stride]), weights, to[r]);
-    ++values;
-    panel += kPanelColumns;
-  };
-  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
-    static_assert(kFetchChannels % 2 == 0, "even and odd channels are added apart");
-    FetchLines(ahead);
-#pragma GCC unroll 2
-    for (size_t k = 0; k < kFetchChannels; k += 2) {
-      add_channel(sums[0]);
-      add_channel(sums[1]);
+#pragma GCC unroll 4
+    for (size_t p = 0; p < kCount; ++p) {
+      sums[r][p] = _mm512_setzero_ps();
+      _mm_prefetch(product.out + r * product.out_stride + p * kLanes, _MM_HINT_T0);
     }
   }
-  while (end - values >= 2) {
-    add_channel(sums[0]);
-    add_channel(sums[1]);
+  const float *values = product.values, *panels = product.panels, *const end = values + product.count;
+  const size_t stride = product.values_stride, panel_size = product.count * kPanelColumns;
+  PanelsAhead ahead = product.ahead;
+  const auto add_channel = [&]() __attribute__((always_inline)) {
+    __m512 weights[kCount];
+#pragma GCC unroll 4
+    for (size_t p = 0; p < kCount; ++p) weights[p] = _mm512_loadu_ps(panels + p * panel_size);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < kRows; ++r) {
+      const __m512 value = _mm512_set1_ps(values[r * stride]);
+#pragma GCC unroll 4
+      for (size_t p = 0; p < kCount; ++p) sums[r][p] = _mm512_fmadd_ps(value, weights[p], sums[r][p]);
+    }
+    ++values;
+    panels += kPanelColumns;
+  };
+  for (size_t fetches = product.count / kFetchChannels; fetches > 0; --fetches) {
+    FetchLines(ahead);
+#pragma GCC unroll 2
+    for (size_t k = 0; k < kFetchChannels; ++k) add_channel();
   }
-  if (values != end) add_channel(sums[0]);
+  while (values != end) add_channel();
   product.ahead = ahead;
-  const __mmask16 lanes = FirstLanes(product.columns);
+  const __mmask16 last = FirstLanes(product.columns - (kCount - 1) * kLanes);
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; ++r) {
-    float* out = product.out + r * product.out_stride;
-    const __m512 sum = _mm512_add_ps(sums[0][r], sums[1][r]);
-    _mm512_mask_storeu_ps(out, lanes, _mm512_add_ps(LoadLanes(out, lanes), sum));
+#pragma GCC unroll 4
+    for (size_t p = 0; p < kCount; ++p) {
+      float* out = product.out + r * product.out_stride + p * kLanes;
+      const __mmask16 lanes = p + 1 < kCount ? static_cast<__mmask16>(0xFFFF) : last;
+      _mm512_mask_storeu_ps(out, lanes, _mm512_add_ps(LoadLanes(out, lanes), sums[r][p]));
+    }
+  }
+}
+
+template <size_t kCount>
+void MultiplyTogether(const PanelProduct& product) {
+  switch (product.rows) {
+    case 6:
+      return MultiplyRows<6, kCount>(product);
+    case 5:
+      return MultiplyRows<5, kCount>(product);
+    case 4:
+      return MultiplyRows<4, kCount>(product);
+    case 3:
+      return MultiplyRows<3, kCount>(product);
+    case 2:
+      return MultiplyRows<2, kCount>(product);
+    case 1:
+      return MultiplyRows<1, kCount>(product);
   }
 }
 
 void Multiply(const PanelProduct& product) {
-  switch (product.rows) {
-    case 6:
-      return MultiplyRows<6>(product);
-    case 5:
-      return MultiplyRows<5>(product);
+  switch ((product.columns + kPanelColumns - 1) / kPanelColumns) {
     case 4:
-      return MultiplyRows<4>(product);
+      return MultiplyTogether<4>(product);
     case 3:
-      return MultiplyRows<3>(product);
+      return MultiplyTogether<3>(product);
     case 2:
-      return MultiplyRows<2>(product);
+      return MultiplyTogether<2>(product);
     case 1:
-      return MultiplyRows<1>(product);
+      return MultiplyTogether<1>(product);
   }
 }
 

@@ -11,9 +11,9 @@
 // A group's rows are far apart, each only a few KiB long: too short for the processor's own prefetcher, which stops at
 // every 4 KiB page and has to learn each row anew. The kernels prefetch the rows that are read next instead.
 //
-// For many rows of values, weights are unpacked to panels of kPanelColumns columns, and MultiplyPanel adds
+// For many rows of values, weights are unpacked to panels of kPanelColumns columns, and MultiplyPanels adds
 //
-//   out[r, c] += sum over k of values[r, k] * panel[k, c]
+//   out[r, c] += sum over k of values[r, k] * panels[k, c]
 //
 // and fetches the weights of the panels that follow.
 //
@@ -55,13 +55,18 @@ struct Stripe {
   size_t begin, end;
 };
 
+// A range of some active channels.
+struct Channels {
+  size_t begin, end;
+};
+
 // out[c] += the group's rows times their values, for each column c of the stripe.
 using AddRows = void (*)(const RowGroup& group, Stripe stripe, float* out);
 
-// Writes W[indices[0, count), stripe] as float to panels[panel, count, kPanelColumns], 0 past the stripe's end. The
-// stripe is at most kUnpackedColumns wide.
-using UnpackPanels = void (*)(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
-                              float* panels);
+// Writes some channels of W[indices[0, count), stripe] as float to panels[panel, count, kPanelColumns], 0 past the
+// stripe's end. The stripe is at most kUnpackedColumns wide.
+using UnpackPanels = void (*)(const Weights& weights, const int64_t* indices, size_t count, Channels channels,
+                              Stripe stripe, float* panels);
 
 // The weights that the next panels are unpacked from: `bytes` of each row from a column on. panels_ahead.h fetches
 // them.
@@ -73,18 +78,18 @@ struct PanelsAhead {
   const char *line = nullptr, *line_end = nullptr;  // what is left of the row before them
 };
 
-// out[rows, columns] += values[rows, count] @ panel[count, kPanelColumns]. rows is 1 to kPanelRows, columns 1 to
-// kPanelColumns. Every kFetchChannels channels, some lines of the next panels' weights are fetched.
+// out[rows, columns] += values[rows, count] @ panels[count, columns]. Every kFetchChannels channels, some lines of the
+// next panels' weights are fetched.
 struct PanelProduct {
   const float* values;
-  size_t values_stride, rows;
-  const float* panel;
+  size_t values_stride, rows;  // 1 to kPanelRows
+  const float* panels;         // as many as hold the columns, one after the other
   size_t count;
   float* out;
-  size_t out_stride, columns;
+  size_t out_stride, columns;  // 1 to the set's columns_at_once
   PanelsAhead& ahead;
 };
-using MultiplyPanel = void (*)(const PanelProduct& product);
+using MultiplyPanels = void (*)(const PanelProduct& product);
 
 // Writes the integers of quantized weights W[indices[0, count), stripe] to panels[panel, pair, kPanelColumns, 2], those
 // of int4 times kInt4Factor, 0 past the stripe's end and beside an odd last channel. The stripe is at most
@@ -114,7 +119,9 @@ struct Kernels {
   size_t stripe_bytes;  // of quantized rows, added at once: a multiple of 1 KiB, kMaxStripe columns at most
   AddRows add_rows[kWeightTypes];
   UnpackPanels unpack_panels[kWeightTypes];
-  MultiplyPanel multiply_panel;
+  bool unpacks_ahead;      // the next panels while some are multiplied: it takes a second-level cache of 1 MiB or more
+  size_t columns_at_once;  // by multiply_panels, at most: kPanelColumns or a multiple of it
+  MultiplyPanels multiply_panels;
   UnpackIntegers unpack_integers[kWeightTypes];  // null of floats, and where the set has no integer panels
   MultiplyIntegers multiply_integers;            // null as well then
   Dot dot[kWeightTypes];

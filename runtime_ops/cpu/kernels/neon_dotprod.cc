@@ -23,6 +23,8 @@ const Kernels kNeonDotprodKernels = {
     {floating::AddGroup<float>, floating::AddGroup<uint16_t>, AddQuantized<kInt8, Words, int8::AddGroup>,
      AddQuantized<kInt4, Quads, dotprod_int4::AddGroup>},
     {panel::Unpack<float>, panel::Unpack<uint16_t>, panel::Unpack<int8_t>, panel::Unpack<panel::Int4>},
+    false,
+    kPanelColumns,
     panel::Multiply,
     {},
     nullptr,

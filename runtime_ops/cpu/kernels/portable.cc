@@ -126,7 +126,7 @@ void Multiply(const PanelProduct& product) {
     float sums[kPanelColumns] = {};
     for (size_t k = 0; k < product.count; ++k) {
       const float value = product.values[row * product.values_stride + k];
-      for (size_t c = 0; c < kPanelColumns; ++c) sums[c] += value * product.panel[k * kPanelColumns + c];
+      for (size_t c = 0; c < kPanelColumns; ++c) sums[c] += value * product.panels[k * kPanelColumns + c];
     }
     for (size_t c = 0; c < product.columns; ++c) product.out[row * product.out_stride + c] += sums[c];
   }
@@ -142,12 +142,13 @@ void DotPortable(WeightType type, const DotValues& values, const DotGroup& group
   kPortableKernels.dot[type](values, group, products);
 }
 
-void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels) {
-  for (size_t begin = stripe.begin; begin < stripe.end; begin += kPanelColumns) {
-    for (size_t k = 0; k < count; ++k, panels += kPanelColumns) {
+void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Channels channels,
+                          Stripe stripe, float* panels) {
+  for (size_t begin = stripe.begin; begin < stripe.end; begin += kPanelColumns, panels += count * kPanelColumns) {
+    for (size_t k = channels.begin; k < channels.end; ++k) {
       for (size_t c = 0; c < kPanelColumns; ++c) {
         const bool is_inside = begin + c < stripe.end;
-        panels[c] = is_inside ? Weight(weights, static_cast<size_t>(indices[k]), begin + c) : 0.0f;
+        panels[k * kPanelColumns + c] = is_inside ? Weight(weights, static_cast<size_t>(indices[k]), begin + c) : 0.0f;
       }
     }
   }
@@ -175,6 +176,8 @@ const Kernels kPortableKernels = {
     1024,
     {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
     {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
+    true,
+    kPanelColumns,
     Multiply,
     {},
     nullptr,

@@ -7,7 +7,8 @@
 namespace sparsecc {
 
 void AddRowsPortable(WeightType type, const RowGroup& group, Stripe stripe, float* out);
-void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe, float* panels);
+void UnpackPanelsPortable(const Weights& weights, const int64_t* indices, size_t count, Channels channels,
+                          Stripe stripe, float* panels);
 void UnpackIntegersPortable(const Weights& weights, const int64_t* indices, size_t count, Stripe stripe,
                             int16_t* panels);
 
