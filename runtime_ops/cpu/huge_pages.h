@@ -11,7 +11,8 @@
 namespace sparsecc {
 
 // Asks for huge pages, the first time that a node's weights are used. Of a memory-mapped file they are those in which
-// the system reads it from the disk, if the file system can; what it has in memory already stays as it is.
+// the system reads it from the disk, if the file system can, one at a time; what it has in memory already stays as it
+// is.
 class HugePages {
  public:
   void Prefer(const Weights& weights) const {
