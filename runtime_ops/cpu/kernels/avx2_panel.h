@@ -6,6 +6,7 @@
 #include "avx2_vectors.h"
 #include "panels_ahead.h"
 #include "portable.h"
+#include "usual_panels.h"
 
 namespace sparsecc {
 namespace {
@@ -39,15 +40,6 @@ inline Vectors Sixteen(const Int4* row) {
 inline Vectors Scaled(Vectors row, uint16_t half) {
   const __m256 scale = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
   return {_mm256_mul_ps(row.first, scale), _mm256_mul_ps(row.second, scale)};
-}
-
-// Whether a panel's columns are all there, begin with a byte and lie in one block.
-inline bool IsUsual(const Weights& weights, Stripe stripe) {
-  const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
-  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
-  const bool is_one_block =
-      weights.scales == nullptr || (weights.block % kPanelColumns == 0 && stripe.begin % kPanelColumns == 0);
-  return is_whole && is_whole_bytes && is_one_block;
 }
 
 template <typename Weight>

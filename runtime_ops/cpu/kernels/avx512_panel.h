@@ -6,6 +6,7 @@
 #include "avx512_vectors.h"
 #include "panels_ahead.h"
 #include "portable.h"
+#include "usual_panels.h"
 
 namespace sparsecc {
 namespace {
@@ -29,15 +30,6 @@ inline __m512 Sixteen(const Int4* row) {
 
 inline __m512 Scaled(__m512 row, uint16_t half) {
   return _mm512_mul_ps(row, _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half))));
-}
-
-// Whether a panel's columns are all there, begin with a byte and lie in one block.
-inline bool IsUsual(const Weights& weights, Stripe stripe) {
-  const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
-  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
-  const bool is_one_block =
-      weights.scales == nullptr || (weights.block % kPanelColumns == 0 && stripe.begin % kPanelColumns == 0);
-  return is_whole && is_whole_bytes && is_one_block;
 }
 
 template <typename Weight>

@@ -6,6 +6,7 @@
 #include "neon_vectors.h"
 #include "panels_ahead.h"
 #include "portable.h"
+#include "usual_panels.h"
 
 namespace sparsecc {
 namespace {
@@ -30,15 +31,6 @@ struct Int4 {
 inline Vectors Sixteen(const Int4* row) {
   const int8x8_t bytes = vld1_s8(&row->pair), even = vshr_n_s8(vshl_n_s8(bytes, 4), 4), odd = vshr_n_s8(bytes, 4);
   return Sixteen(vzip1_s8(even, odd), vzip2_s8(even, odd));
-}
-
-// Whether a panel's columns are all there, begin with a byte and lie in one block.
-inline bool IsUsual(const Weights& weights, Stripe stripe) {
-  const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
-  const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
-  const bool is_one_block =
-      weights.scales == nullptr || (weights.block % kPanelColumns == 0 && stripe.begin % kPanelColumns == 0);
-  return is_whole && is_whole_bytes && is_one_block;
 }
 
 template <typename Weight>
