@@ -12,8 +12,8 @@
 namespace sparsecc {
 namespace {
 
-// Bytes of a row of weights that a task should have at least, where that leaves work for each thread: a page.
-constexpr size_t kMinBytesPerTask = 4096;
+// Sums of so many columns and 64 rows leave half of a second-level cache of 512 KiB to the values and weights.
+constexpr size_t kMaxColumnsPerTask = 1024;
 
 // Of fewer columns a task would have less arithmetic than reading of values, even if some threads have no work.
 constexpr size_t kMinColumnsPerTask = 128;
@@ -21,13 +21,11 @@ constexpr size_t kMinColumnsPerTask = 128;
 // Integers are kept in whole tiles of channels: of fewer they would take many times the memory of floats.
 constexpr size_t kFewestForIntegers = kTileChannels / 4;
 
-// Where rows are long enough: so that a thread that is held up has less to catch up with.
-constexpr size_t kTasksPerThread = 4;
-
-size_t Tasks(const Weights& weights) {
-  const size_t row_bytes = weights.columns * BitsPerWeight(weights.type) / 8;
-  const size_t fewest = std::clamp<size_t>(weights.columns / kMinColumnsPerTask, 1, MaxTasks());
-  return std::clamp(row_bytes / kMinBytesPerTask, fewest, kTasksPerThread * MaxTasks());
+// As many for each thread.
+size_t Tasks(size_t columns) {
+  const size_t fewest = std::clamp<size_t>(columns / kMinColumnsPerTask, 1, MaxTasks());
+  const size_t tasks = std::max(fewest, PartsOf(columns, kMaxColumnsPerTask));
+  return tasks <= MaxTasks() ? tasks : PartsOf(tasks, MaxTasks()) * MaxTasks();
 }
 
 // out[rows, columns] = sums + bias
@@ -45,7 +43,7 @@ template <typename Tiles>
 void MultiplyTiles(const Call& call, const Kernels& kernels, const Product& product) {
   const Tiles tiles(call, kernels, product);
   const TileShape shape = Tiles::Tile(kernels, product.weights);
-  const size_t tasks = Tasks(product.weights);
+  const size_t tasks = Tasks(product.weights.columns);
   const auto columns_of = [&](size_t task) { return Part(product.weights.columns, shape.columns, tasks, task); };
   std::vector<Sums> sums_of_tasks;  // made here, since a task must not throw
   for (size_t task = 0; task < tasks; ++task) {
