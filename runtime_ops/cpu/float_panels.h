@@ -20,7 +20,7 @@ struct Values {
 // product of a few rows and columns.
 template <typename AfterEach>
 void MultiplyUnpacked(const Kernels& kernels, const Values& values, Range rows, const Panels& panels,
-                      const float* unpacked, Sums& sums, PanelsAhead& ahead, const AfterEach& after_each) {
+                      const float* unpacked, Sums& sums, PanelsAhead ahead, const AfterEach& after_each) {
   const auto [active, stripe] = panels;
   const size_t count = active.end - active.begin;
   for (size_t column = stripe.begin; column < stripe.end; column += kernels.columns_at_once) {
@@ -37,12 +37,15 @@ void MultiplyUnpacked(const Kernels& kernels, const Values& values, Range rows, 
 // same few lines of the cache.
 class FloatPanels {
  public:
+  // Of a tile whose panels are unpacked ahead.
+  static constexpr size_t kChannelsAhead = kTileChannels / 2;
+
   // A tile's values stay in the second-level cache, with the weights of a stripe and of the next one. Where kernels
   // unpack ahead, both have a half of Unpacked. Else the tile's rows of weights span no more than half of the memory
   // whose pages the processor remembers: where they lie a power of two apart, they share few of the places for that.
   // But tiles of fewer channels than half of kTileChannels would cost more.
   static TileShape Tile(const Kernels& kernels, const Weights& weights) {
-    if (kernels.unpacks_ahead) return {32 * kPanelRows, kTileChannels / 2, kUnpackedColumns};
+    if (kernels.unpacks_ahead) return {32 * kPanelRows, kChannelsAhead, kUnpackedColumns};
     constexpr size_t kSpan = size_t{4} << 20;
     const size_t bits = BitsPerWeight(weights.type);
     const size_t channels = kSpan * 8 / bits / weights.columns / kFetchChannels * kFetchChannels;
@@ -63,10 +66,11 @@ class FloatPanels {
     });
   }
 
-  // The unpacked weights of a task: where the kernels unpack ahead, those of the panels that are multiplied in one
-  // half, and those of the next ones in the other.
+  // The unpacked weights of a task. Where the kernels unpack ahead, those of the panels that are multiplied are in one
+  // half, and those of the next ones in the other; else they are all in one place.
   struct Unpacked {
-    static constexpr size_t kHalf = kTileChannels / 2 * kUnpackedColumns;
+    static constexpr size_t kHalf = kChannelsAhead * kUnpackedColumns;
+    static_assert(2 * kHalf >= kTileChannels * kUnpackedColumns, "it holds the largest tile's panels");
     alignas(64) float weights[2 * kHalf];
     size_t current = 0;         // where the panels begin: 0 or kHalf
     size_t channels_ahead = 0;  // of the next panels
@@ -83,12 +87,13 @@ class FloatPanels {
     const size_t products = PartsOf(rows.end - rows.begin, kPanelRows) *
                             PartsOf(panels.stripe.end - panels.stripe.begin, kernels_.columns_at_once);
     PanelsAhead ahead = Ahead(product_, next, products * (count / kFetchChannels));
-    size_t done = 0;
+    size_t before = 0;  // products before the last one, which fetched what may be unpacked now
     MultiplyUnpacked(kernels_, In(panels.active), rows, panels, weights, sums, ahead, [&] {
       if (!kernels_.unpacks_ahead) return;
-      const size_t fetched = (next.active.end - next.active.begin) * done++ / products;  // before this product
-      Unpack(next, {unpacked.channels_ahead, fetched}, unpacked.weights + unpacked.current);
-      unpacked.channels_ahead = fetched;
+      const size_t due = (next.active.end - next.active.begin) * before / products;
+      Unpack(next, {unpacked.channels_ahead, due}, unpacked.weights + unpacked.current);
+      unpacked.channels_ahead = due;
+      ++before;
     });
   }
 

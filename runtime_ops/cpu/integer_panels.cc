@@ -74,8 +74,7 @@ __attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product
   const size_t count = active.end - active.begin;
   kernels.unpack_panels[product.weights.type](product.weights, product.indices + active.begin, count, {0, count},
                                               stripe, unpacked);
-  PanelsAhead none;
-  MultiplyUnpacked(kernels, {product.values + active.begin, product.active}, rows, panels, unpacked, sums, none, [] {});
+  MultiplyUnpacked(kernels, {product.values + active.begin, product.active}, rows, panels, unpacked, sums, {}, [] {});
 }
 
 }  // namespace

@@ -12,7 +12,8 @@
 namespace sparsecc {
 namespace {
 
-// Sums of so many columns and 64 rows leave half of a second-level cache of 512 KiB to the values and weights.
+// Sums of so many columns and 64 rows, as of a short prompt, leave half of a second-level cache of 512 KiB to the
+// values and weights.
 constexpr size_t kMaxColumnsPerTask = 1024;
 
 // Of fewer columns a task would have less arithmetic than reading of values, even if some threads have no work.

@@ -321,9 +321,18 @@ class Check {
     indices.back() = static_cast<int64_t>(shape.channels) - 1;
     const size_t panels = (stripe.end - stripe.begin + kPanelColumns - 1) / kPanelColumns;
     Guarded<float> is(panels * count * kPanelColumns), expected(panels * count * kPanelColumns);
-    const size_t some = Below(random_, count + 1);
-    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {0, some}, stripe, is.data());
-    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {some, count}, stripe, is.data());
+    std::fill(is.begin(), is.end(), NAN);
+    std::fill(expected.begin(), expected.end(), NAN);
+    const size_t first = Below(random_, count + 1), last = first + Below(random_, count + 1 - first);
+    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {first, last}, stripe, is.data());
+    for (size_t i = 0; i < panels * count * kPanelColumns; ++i) {
+      const size_t k = i / kPanelColumns % count;
+      Expect(
+          std::isnan(is[i]) == (k < first || k >= last),
+          [&] { return "a channel that is unpacked or not, of " + Describe(shape, count, stripe, i); }, is[i], NAN);
+    }
+    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {0, first}, stripe, is.data());
+    kernels_.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {last, count}, stripe, is.data());
     kPortableKernels.unpack_panels[shape.type](matrix.weights(), indices.data(), count, {0, count}, stripe,
                                                expected.data());
     for (size_t i = 0; i < panels * count * kPanelColumns; ++i) {

@@ -1,4 +1,3 @@
-import platform
 import re
 from pathlib import Path
 
@@ -30,11 +29,6 @@ def kernel_flags(file: Path) -> set[str]:
     return flags
 
 
-def linux_version() -> tuple[int, int]:
-    major, minor = platform.release().split(".")[:2]
-    return int(major), int(re.sub(r"\D.*", "", minor))
-
-
 @pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="only Linux can be asked for huge pages"
 )
@@ -47,5 +41,6 @@ def test_mapped_weights_are_wanted_in_huge_pages_once_they_are_used(tmp_path: Pa
     assert "hg" not in kernel_flags(tmp_path / "model.onnx.data")
     (y,) = session.run(["y"], {"x": x})
     np.testing.assert_allclose(y, x @ weights, rtol=1e-3, atol=1e-3)
-    wanted = {"hg", "rr"} if linux_version() >= (5, 18) else {"hg"}  # without read-ahead, where huge pages are read whole
-    assert wanted <= kernel_flags(tmp_path / "model.onnx.data")
+    flags = kernel_flags(tmp_path / "model.onnx.data")
+    assert "hg" in flags
+    assert "rr" not in flags, "pages that are read at random are the first to go when memory is short"

@@ -1,4 +1,4 @@
-// Panels with AVX-512: unpacking weights of each type, and the product of a few rows of values with a panel.
+// Panels with AVX-512: unpacking weights of each type, and the product of a few rows of values with four of them.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@ namespace sparsecc {
 namespace {
 namespace panel {
 
-static_assert(kPanelColumns == kLanes, "one vector of columns is kept in a register for each row");
+static_assert(kPanelColumns == kLanes, "a vector holds the columns of a panel");
 
 inline __m512 Sixteen(const float* row) { return Load(row); }
 inline __m512 Sixteen(const uint16_t* row) { return Load(row); }
@@ -49,8 +49,9 @@ void Unpack(const Weights& weights, const int64_t* indices, size_t count, Channe
   }
 }
 
-// The panels that are multiplied together. With four of six rows, 24 sums are in registers, as many as do not wait for
-// each other, and a value that has been read once is multiplied four times.
+// The panels that are multiplied together, so that a value that has been read once is multiplied four times. Of six
+// rows that takes 24 sums in registers; with a single panel, what is left of the last columns, sums wait for each
+// other.
 constexpr size_t kPanels = 4;
 
 template <size_t kRows, size_t kCount>

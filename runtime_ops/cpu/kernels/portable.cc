@@ -176,7 +176,7 @@ const Kernels kPortableKernels = {
     1024,
     {AddEach<AddFloats>, AddEach<AddHalves>, AddEach<AddInt8>, AddEach<AddInt4>},
     {UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable, UnpackPanelsPortable},
-    true,
+    true,  // so that the tests reach it on any processor
     kPanelColumns,
     Multiply,
     {},

@@ -7,7 +7,7 @@ namespace sparsecc {
 namespace {
 namespace panel {
 
-// Whether a panel's columns are all there, begin with a byte and lie in one block.
+// Whether the columns of each of a stripe's panels are all there, begin with a byte and lie in one block.
 inline bool IsUsual(const Weights& weights, Stripe stripe) {
   const bool is_whole = (stripe.end - stripe.begin) % kPanelColumns == 0;
   const bool is_whole_bytes = weights.type != kInt4 || (weights.columns % 2 == 0 && stripe.begin % 2 == 0);
