@@ -19,12 +19,13 @@ constexpr uintptr_t kHugePage = uintptr_t{2} << 20;  // where pages have 4 KiB
 // What a tensor's map reads ahead goes past its end, in sizes that leave the next tensor in small pages. Without
 // read-ahead the system reads one huge page at a time, so each is touched once. The advice is taken back at once: of
 // pages that are read at random Linux keeps none in memory for being used.
-void ReadInHugePages(uintptr_t begin, uintptr_t end) {
-  void* const memory = reinterpret_cast<void*>(begin);
-  if (madvise(memory, end - begin, MADV_RANDOM) != 0) return;
-  for (uintptr_t at = begin; at < end; at += kHugePage) *reinterpret_cast<const volatile char*>(at);
+void ReadInHugePages(const Weights& weights, void* first_page, uintptr_t end) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(first_page);
+  if (madvise(first_page, end - begin, MADV_RANDOM) != 0) return;
+  const auto first = reinterpret_cast<uintptr_t>(weights.data);
+  for (uintptr_t at = first; at < end; at += kHugePage) *reinterpret_cast<const volatile char*>(at);
   *reinterpret_cast<const volatile char*>(end - 1);
-  madvise(memory, end - begin, MADV_NORMAL);
+  madvise(first_page, end - begin, MADV_NORMAL);
 }
 
 // Since Linux 6.16 ext4 keeps files in huge pages too. Before, reading without read-ahead would mostly just be slower.
@@ -48,9 +49,10 @@ void HugePages::Ask(const Weights& weights) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(weights.data) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(weights.data) + bytes;
-  if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE) != 0) return;  // small pages are as right
+  void* const first_page = reinterpret_cast<void*>(begin);
+  if (madvise(first_page, end - begin, MADV_HUGEPAGE) != 0) return;  // small pages are as right
   static const bool are_kept = page == 4096 && KeepsFilesInHugePages();
-  if (are_kept && bytes < kMostMisses * kHugePage) ReadInHugePages(begin, end);
+  if (are_kept && bytes < kMostMisses * kHugePage) ReadInHugePages(weights, first_page, end);
 #else
   (void)weights;
 #endif
