@@ -16,6 +16,14 @@ struct Values {
   size_t stride;
 };
 
+// Unpacks some channels of some panels to float.
+inline void UnpackAsFloats(const Kernels& kernels, const Product& product, const Panels& panels, Channels channels,
+                           float* unpacked) {
+  const auto [active, stripe] = panels;
+  kernels.unpack_panels[product.weights.type](product.weights, product.indices + active.begin,
+                                              active.end - active.begin, channels, stripe, unpacked);
+}
+
 // Adds values[rows] times the weights of some panels, which are unpacked, to the sums. Calls `after_each` after every
 // product of a few rows and columns.
 template <typename AfterEach>
@@ -81,7 +89,7 @@ class FloatPanels {
   void Multiply(Range rows, const Panels& panels, const Panels& next, Sums& sums, Unpacked& unpacked) const {
     const size_t count = panels.active.end - panels.active.begin;
     float* weights = unpacked.weights + unpacked.current;
-    Unpack(panels, {unpacked.channels_ahead, count}, weights);
+    UnpackAsFloats(kernels_, product_, panels, {unpacked.channels_ahead, count}, weights);
     unpacked.channels_ahead = 0;
     if (kernels_.unpacks_ahead) unpacked.current = Unpacked::kHalf - unpacked.current;
     const size_t products = PartsOf(rows.end - rows.begin, kPanelRows) *
@@ -91,19 +99,13 @@ class FloatPanels {
     MultiplyUnpacked(kernels_, In(panels.active), rows, panels, weights, sums, ahead, [&] {
       if (!kernels_.unpacks_ahead) return;
       const size_t due = (next.active.end - next.active.begin) * before / products;
-      Unpack(next, {unpacked.channels_ahead, due}, unpacked.weights + unpacked.current);
+      UnpackAsFloats(kernels_, product_, next, {unpacked.channels_ahead, due}, unpacked.weights + unpacked.current);
       unpacked.channels_ahead = due;
       ++before;
     });
   }
 
  private:
-  void Unpack(const Panels& panels, Channels channels, float* to) const {
-    const auto [active, stripe] = panels;
-    kernels_.unpack_panels[product_.weights.type](product_.weights, product_.indices + active.begin,
-                                                  active.end - active.begin, channels, stripe, to);
-  }
-
   Values In(Range active) const { return {values_.get() + product_.rows * active.begin, active.end - active.begin}; }
 
   const Kernels& kernels_;

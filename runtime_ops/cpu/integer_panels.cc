@@ -70,10 +70,8 @@ void GatherScales(const Product& product, Range active, Range blocks, uint16_t (
 __attribute__((noinline)) void AddInFloats(const Kernels& kernels, const Product& product, Range rows,
                                            const Panels& panels, Sums& sums) {
   alignas(64) float unpacked[kTileChannels * kUnpackedColumns];
-  const auto [active, stripe] = panels;
-  const size_t count = active.end - active.begin;
-  kernels.unpack_panels[product.weights.type](product.weights, product.indices + active.begin, count, {0, count},
-                                              stripe, unpacked);
+  const Range active = panels.active;
+  UnpackAsFloats(kernels, product, panels, {0, active.end - active.begin}, unpacked);
   MultiplyUnpacked(kernels, {product.values + active.begin, product.active}, rows, panels, unpacked, sums, {}, [] {});
 }
 
